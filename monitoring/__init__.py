@@ -1,0 +1,1 @@
+"""What production does: log windows, drift, quality, the trigger, failure cases."""

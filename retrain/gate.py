@@ -1,0 +1,173 @@
+"""Stage `gate`: the PURE function `judge` from predictions and rules to a Verdict, and the files around it.
+
+Exits 0 once a verdict is written, whatever it says: a "no" is a value. Nothing here raises a candidate: what is missing,
+malformed, too few or of another hash is `not_evaluated`, and a row that could not be measured counts against it.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from retrain import checks as checks_
+from retrain import params as params_
+from retrain.checks import COMPARED, Case, Prediction
+from retrain.records import dumps, file_digest, lines_of, read_json, read_jsonl, text_digest, write_json, write_text
+from retrain.verdict import ChampionState, Check, Harm, Verdict, read_state, status_of
+
+SUITES = ("audit", "golden", "retained", "repair")
+HASHES = ("adapter", "base", "template", "dataset", "params")  # of `bound`, sha256 hex each; see `binding`
+
+
+def judge(
+    predictions: Sequence[dict[str, Any]], *, gates: params_.Gates, state: ChampionState, task: str, bound: dict[str, Any]
+) -> Verdict:
+    """The verdict over all checks that the purpose needs; the same inputs give the same verdict.
+
+    `bound` is what `binding` returns: the hashes that the verdict is about, rows of each suite, and what was evaluated.
+    """
+    rows, problems = _parse(predictions)
+    problems += _unbound(bound, state, rows)
+    if problems:  # nothing can be told from inputs that do not belong together
+        return _verdict(state, [_bound_check(problems)], rows, bound, ())
+    counting = {suite: [row for row in rows if row.suite == suite and row.excluded is None] for suite in SUITES}
+    case = Case(counting, gates, state, "base" if state.purpose == "first" else "champion")
+    repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
+    checks = [_bound_check([]), *_checks(case, task, repair)]
+    lost = [check.suite for check in checks if check.name == "non_inferior" and check.passed is False]
+    return _verdict(state, checks, rows, bound, tuple(harm for suite in lost if suite for harm in checks_.harm(case, suite)))
+
+
+def _checks(case: Case, task: str, repair: bool) -> list[Check]:
+    better, no_worse = COMPARED[case.state.purpose]
+    floors = {suite: share for suite, share in case.gates.floor.items() if suite != "repair" or repair}
+    parse = case.gates.parse_floor if task == "generation" else None
+    checks = [checks_.superior(case, suite) for suite in better]
+    checks += [checks_.non_inferior(case, suite) for suite in no_worse]
+    checks += [checks_.floor(case, suite, share, "floor", "right") for suite, share in sorted(floors.items())]
+    checks += [checks_.floor(case, "golden", parse, "parse_floor", "parsed")] if parse is not None else []
+    checks += [checks_.floor(case, "repair", case.gates.repair, "repair", "right")] if repair else []
+    touched = {check.suite for check in checks}
+    return checks + [checks_.measured(case, suite, suite in (*better, *no_worse)) for suite in SUITES if suite in touched]
+
+
+def _verdict(
+    state: ChampionState, checks: list[Check], rows: list[Prediction], bound: dict[str, Any], harmed: tuple[Harm, ...]
+) -> Verdict:
+    excluded: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row.excluded is not None:
+            excluded[row.suite][row.excluded] += 1
+    status = status_of(tuple(checks))
+    return Verdict(
+        adapter=state.adapter,
+        purpose=state.purpose,
+        promote=status == "passed",
+        status=status,
+        checks=tuple(checks),
+        excluded={suite: dict(sorted(excluded[suite].items())) for suite in sorted(excluded)},
+        bound={key: value for key, value in bound.items() if key != "evaluated"},
+        harmed=harmed,
+    )
+
+
+# --- do the inputs belong together
+
+
+def _parse(predictions: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[str]]:
+    rows, problems, seen = [], [], set()
+    for number, raw in enumerate(predictions, 1):
+        try:
+            row = Prediction.model_validate(raw)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            problems.append(f"row {number} of the predictions is malformed at {where}: {error.errors()[0]['msg']}")
+            continue
+        if (row.suite, row.id) in seen:
+            problems.append(f"row {row.id} of {row.suite} is there twice")
+        seen.add((row.suite, row.id))
+        rows.append(row)
+    return rows, problems
+
+
+def _unbound(bound: dict[str, Any], state: ChampionState, rows: list[Prediction]) -> list[str]:
+    """Why the predictions are not known to be of this candidate, champion and suites; empty when they are."""
+    problems = [f"{key} has no hash" for key in HASHES if not _is_hash(bound.get(key))]
+    if state.purpose not in COMPARED:
+        problems.append(f"purpose is {state.purpose!r}, must be one of {', '.join(COMPARED)}")
+    elif (state.purpose == "first") != (state.digest is None):
+        problems.append(f"purpose is {state.purpose}, but the champion's digest is {state.digest or 'missing'}")
+    evaluated = bound.get("evaluated") or {}
+    for arm, digest in (("candidate", bound.get("adapter")), ("champion", state.digest)):
+        if evaluated.get(arm, "missing") != digest:
+            problems.append(f"the predictions are of {arm} {evaluated.get(arm)}, this one is {digest}: run dvc repro")
+    if bound.get("champion", "missing") != state.digest or bound.get("attempts") != state.attempts:
+        problems.append("champion or attempts are not those of the champion's state file")
+    return problems + _other_suites(bound, rows)
+
+
+def _other_suites(bound: dict[str, Any], rows: list[Prediction]) -> list[str]:
+    hashes, counts = bound.get("suites") or {}, bound.get("rows") or {}
+    answered = Counter(row.suite for row in rows)
+    problems = [f"suite {suite} has no hash" for suite in answered if not _is_hash(hashes.get(suite))]
+    return problems + [
+        f"{answered[suite]} rows of {suite} were evaluated, the suite has {counts.get(suite)}: run dvc repro"
+        for suite in sorted({*answered, *counts})
+        if counts.get(suite) != answered[suite]
+    ]
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _bound_check(problems: list[str]) -> Check:
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    why = "; ".join(problems[:3]) + more if problems else "predictions, adapter, champion and suites belong together"
+    return Check(name="bound", role="quality", metric="hashes", passed=None if problems else True, why=why)
+
+
+# --- the stage
+
+
+def binding(out: Path, state: ChampionState, rules: dict[str, Any]) -> dict[str, Any]:
+    """What a verdict is bound to, from the files of out/<adapter>: sha256 of each, rows of the suites, what was evaluated.
+
+    `params` covers the rules that the gate reads; those of training are in run.json, which the adapter's manifest covers.
+    """
+    run, metrics = read_json(out / "adapter" / "run.json"), read_json(out / "metrics.json")
+    suites = sorted((out / "suites").glob("*.jsonl"))
+    return {
+        "adapter": file_digest(out / "adapter" / "manifest.json"),
+        "base": run.get("base_digest"),
+        "template": run.get("template_digest"),
+        "dataset": run.get("dataset"),
+        "suites": {path.stem: file_digest(path) for path in suites},
+        "rows": {path.stem: sum(1 for _ in lines_of(path)) for path in suites},
+        "champion": state.digest,
+        "attempts": state.attempts,
+        "params": text_digest(dumps(rules, sort_keys=True)),
+        "evaluated": {"candidate": metrics.get("candidate"), "champion": metrics.get("champion")},
+    }
+
+
+def main(adapter: str) -> None:
+    from retrain.card import card, one_line
+
+    params = params_.load().of(adapter)
+    task, out = params.adapter(adapter).task, Path("out") / adapter
+    state = read_state(Path("champion") / f"{adapter}.json")
+    rules = {"gates": params.gates.model_dump(mode="json"), "task": task}
+    predictions = read_jsonl(out / "predictions" / "predictions.jsonl")
+    verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules))
+    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json")))
+    write_json(out / "verdict.json", verdict.as_dict())
+    print(f"{adapter}: {one_line(verdict)}")
+
+
+if __name__ == "__main__":
+    from retrain.stage import run as run_stage
+
+    run_stage(main)

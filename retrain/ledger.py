@@ -1,0 +1,231 @@
+"""What was tried and what serves: `ledger/<adapter>.jsonl` in git, appended, never rewritten.
+
+A push of the file is the compare-and-set that MLflow's aliases lack; everything MLflow shows about which version serves
+is a projection of `state`. All but `read` and `append` is pure.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from retrain.errors import DataError, IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError
+from retrain.records import Record, dumps, lines_of
+
+Purpose = Literal["first", "improve", "replace"]
+Status = Literal["passed", "failed", "not_evaluated"]
+
+
+class Line(Record):
+    """One line; `at` is an ISO 8601 instant in UTC."""
+
+    at: str
+    adapter: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, `schema` first, nulls kept: "no champion" is said, not left out."""
+        data = self.model_dump(mode="json")
+        return {"schema": data.pop("schema_"), **data}
+
+
+class Attempt(Line):
+    """A candidate put before the gate, refused ones too."""
+
+    kind: Literal["attempt"] = "attempt"
+    purpose: Purpose
+    end: str  # stamp of the collection it was trained at
+    commit: str  # of the dvc.lock that reproduces it
+    digest: str  # sha256 of the adapter's manifest.json
+    status: Status
+    promote: bool
+    dataset: str
+    audit: str | None  # stamp of the audit file that the verdict read
+    champion: str | None  # digest of the champion it was judged against; null: none served, so the base was
+    base_digest: str | None = None  # of the base model's weights
+    why: str
+
+
+class Promotion(Line):
+    kind: Literal["promotion"] = "promotion"
+    version: int = Field(ge=1)
+    digest: str
+    commit: str
+    tag: str
+    replaces: int | None  # the version that served until now
+    forced: bool = False
+
+
+class Rollback(Line):
+    kind: Literal["rollback"] = "rollback"
+    from_version: int
+    version: int
+    digest: str
+    reason: str
+
+
+class Label(Line):
+    """A label that a person admitted; a record only: params.yaml is what configures."""
+
+    kind: Literal["label"] = "label"
+    label: str
+    rows: int = Field(ge=0)
+
+
+Entry = Annotated[Attempt | Promotion | Rollback | Label, Field(discriminator="kind")]
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """What the lines add up to; `previous` is the version that served just before `champion`."""
+
+    champion: Promotion | None
+    previous: Promotion | None
+    versions: dict[int, Promotion]
+    attempts: tuple[Attempt, ...]
+
+
+def ledger_path(root: Path, adapter: str) -> Path:
+    return Path(root) / "ledger" / f"{adapter}.jsonl"
+
+
+def read(root: Path, adapter: str) -> list[Entry]:
+    """All lines, oldest first (no file: none yet); a line that cannot be read raises IntegrityError with file:line."""
+    path = ledger_path(root, adapter)
+    if not path.exists():
+        return []
+    try:
+        return [_parse(line, f"{path}:{number}", adapter) for number, line in lines_of(path)]
+    except DataError as error:
+        raise IntegrityError(f"{error}. {_restore(path)}") from error
+
+
+def _parse(line: str, where: str, adapter: str) -> Entry:
+    try:
+        entry = _ENTRY.validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "line"
+        raise IntegrityError(
+            f"{where} is no ledger line ({field}: {problem['msg'].removeprefix('Value error, ')}). {_restore(where)}"
+        ) from error
+    if entry.adapter != adapter:
+        raise IntegrityError(f"{where} is about adapter {entry.adapter!r}, the file is {adapter}'s. {_restore(where)}")
+    return entry
+
+
+def _restore(where: Path | str) -> str:
+    file = str(where).rpartition("ledger/")[2].partition(":")[0]
+    return f"The ledger is only ever appended to: compare `git log -p ledger/{file}` and restore the line"
+
+
+def append(root: Path, adapter: str, entry: Entry) -> Path:
+    """Add one line and flush it to disk; returns the file, for the commit. Half a line at the end raises IntegrityError."""
+    if entry.adapter != adapter:
+        raise IntegrityError(f"a line about {entry.adapter!r} was to be written to {adapter}'s ledger")
+    path = ledger_path(root, adapter)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell() and _last_byte(path) != b"\n":
+            raise IntegrityError(f"{path} ends in half a line: a write was cut. {_restore(path)}")
+        file.write(dumps(entry.as_dict()).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def state(entries: Iterable[Entry]) -> LedgerState:
+    """Replay of the lines; a version that changes its bytes or was never promoted raises IntegrityError."""
+    champion = previous = None
+    versions: dict[int, Promotion] = {}
+    attempts = []
+    for entry in entries:
+        if isinstance(entry, Attempt):
+            attempts.append(entry)
+        elif isinstance(entry, Promotion):
+            _same_bytes(versions.setdefault(entry.version, entry), entry)
+            champion, previous = entry, champion
+        elif isinstance(entry, Rollback):
+            if entry.version not in versions:
+                raise IntegrityError(
+                    f"the ledger rolls {entry.adapter} back to version {entry.version}, which no line before it promotes. "
+                    f"{_restore('ledger/' + entry.adapter + '.jsonl')}"
+                )
+            _same_bytes(versions[entry.version], entry)
+            champion, previous = versions[entry.version], champion
+    return LedgerState(champion, previous, versions, tuple(attempts))
+
+
+def _same_bytes(known: Promotion, entry: Promotion | Rollback) -> None:
+    if known.digest != entry.digest:
+        raise IntegrityError(
+            f"the ledger gives {known.adapter} version {known.version} two digests, {known.digest[:12]} and "
+            f"{entry.digest[:12]}: a version never changes. {_restore('ledger/' + known.adapter + '.jsonl')}"
+        )
+
+
+def attempts_on(entries: Iterable[Entry], audit: str | None) -> int:
+    """How many different candidates a verdict compared on this audit file (a retry of one is the same attempt)."""
+    return len({e.digest for e in entries if isinstance(e, Attempt) and e.audit == audit})
+
+
+def promote_line(entries: Sequence[Entry], *, digest: str, version: int, tag: str, at: str) -> Promotion:
+    """The line that makes this candidate champion, or why not.
+
+    Its newest attempt decides: no passed verdict on these bytes is RejectedError; a champion other than the one it was
+    judged against is StaleError; the serving bytes themselves are NothingToDo.
+    """
+    now = state(entries)
+    if now.champion and now.champion.digest == digest:
+        raise NothingToDo(f"{_name(now.champion)} already serves these bytes ({digest[:12]}): nothing to promote")
+    attempt = next((a for a in reversed(now.attempts) if a.digest == digest), None)
+    if attempt is None:
+        raise RejectedError(f"no attempt in the ledger judged the bytes {digest[:12]}: let the gate run on them first")
+    if not attempt.promote or attempt.status != "passed":
+        raise RejectedError(f"the verdict on {digest[:12]} is {attempt.status}: {attempt.why}")
+    if attempt.champion != (now.champion.digest if now.champion else None):
+        raise StaleError(_stale(attempt, now))
+    known = next((v for v, promotion in now.versions.items() if promotion.digest == digest), version)
+    if known != version:
+        raise IntegrityError(f"the bytes {digest[:12]} are version {known} in the ledger and {version} in the registry")
+    return Promotion(
+        at=at, adapter=attempt.adapter, version=version, digest=digest, commit=attempt.commit, tag=tag,
+        replaces=now.champion.version if now.champion else None,
+    )  # fmt: skip
+
+
+def _name(promotion: Promotion) -> str:
+    return f"{promotion.adapter}-v{promotion.version}"
+
+
+def _stale(attempt: Attempt, now: LedgerState) -> str:
+    judged = next((_name(p) for p in now.versions.values() if p.digest == attempt.champion), "the base, before any champion")
+    serves = f"{_name(now.champion)} serves now" if now.champion else "no champion serves now"
+    return f"{serves}, but {attempt.digest[:12]} was judged against {judged}: retrain, so that it is judged against what serves"
+
+
+def rollback_line(entries: Sequence[Entry], *, adapter: str, version: int | None, reason: str, at: str) -> Rollback:
+    """The line that puts an earlier version back (null: the one that served before); only one that served can come back."""
+    now = state(entries)
+    if now.champion is None:
+        raise NothingToDo(f"{adapter} has no champion: nothing to roll back")
+    target = now.previous if version is None else now.versions.get(version)
+    if target is None and version is None:
+        raise NothingToDo(f"{_name(now.champion)} is the first champion: there is no earlier version to go back to")
+    if target is None:
+        known = ", ".join(str(number) for number in sorted(now.versions))
+        raise ParamsError(f"{adapter} version {version} never served; versions that did: {known}")
+    if target.version == now.champion.version:
+        raise NothingToDo(f"{_name(target)} already serves")
+    return Rollback(
+        at=at, adapter=adapter, from_version=now.champion.version, version=target.version, digest=target.digest, reason=reason
+    )

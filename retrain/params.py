@@ -1,0 +1,322 @@
+"""params.yaml as frozen models: the only place that holds defaults is the file itself.
+
+An unknown key, a wrong type or a contradiction raises ParamsError with path, value, the nearest known key and the fix.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from retrain.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Suite = Literal["golden", "audit", "repair", "retained"]
+
+SECTIONS = ("logs", "window", "drift", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Workspace(Section):
+    remote: str | None
+    branch: Name
+    dvc_remote: str | None
+
+
+class Mlflow(Section):
+    uri: str | None
+    timeout: Positive
+
+
+class Base(Section):
+    source: Literal["wheel", "hub", "path"]
+    name: str
+    file: str | None
+    revision: str | None
+    sha256: str | None
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.source == "wheel" and ("==" not in self.name or not self.file or not self.sha256):
+            raise ValueError("a base from a wheel needs name as package==version, file and sha256")
+        if self.source == "hub" and not self.revision:
+            raise ValueError("a base from the hub needs revision: pin a commit, or it will change under you")
+        return self
+
+
+class Adapter(Section):
+    base: str
+    task: Literal["classification", "generation"]
+    prompt: str
+    labels: tuple[str, ...] = ()
+    output: str | None = None
+    max_new_tokens: Positive = 16
+    override: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _task_has_its_answers(self) -> Self:
+        if self.task == "classification" and len(self.labels) < 2:
+            raise ValueError("task classification needs at least two labels")
+        if len(set(self.labels)) != len(self.labels) or not all(label.strip() == label != "" for label in self.labels):
+            raise ValueError("labels must be distinct, not blank, and without space around them")
+        if self.task == "generation" and self.labels:
+            raise ValueError("task generation has no labels: give output (a JSON schema file), or use classification")
+        return self
+
+
+class Logs(Section):
+    uri: str
+    timezone: str | None
+    columns: dict[str, str]
+
+
+class Window(Section):
+    hours: Annotated[float, Field(gt=0)]
+    schedule: str
+
+
+class DriftColumn(Section):
+    method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
+    threshold: Annotated[float, Field(gt=0)]
+
+
+class Drift(Section):
+    min_rows: Positive
+    sample: Positive
+    missing_max: Share
+    columns: dict[str, DriftColumn]
+
+
+class Trigger(Section):
+    windows: Positive
+    violations: Positive
+    satisfaction_drop: Share
+    accuracy_drop: Share
+    min_failures: Positive
+    min_audit: Positive
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.violations > self.windows:
+            raise ValueError(f"violations is {self.violations} of windows {self.windows}: it could never fire")
+        return self
+
+
+class Failures(Section):
+    audit_rate: Share
+
+
+class Prepare(Section):
+    retained_share: Share
+    audit_share: Share
+    repair_share: Share
+    first_audit_share: Share
+    max_per_label: Positive
+    audit_min: Positive
+
+
+class Train(Section):
+    r: Positive
+    alpha: Positive
+    dropout: Share
+    targets: tuple[str, ...]
+    epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Share
+    batch: Positive
+    max_length: Annotated[int, Field(ge=16)]
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class Evaluate(Section):
+    base_rows: Positive
+    shots: Annotated[int, Field(ge=0)]
+    batch: Positive
+
+
+class Gates(Section):
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    min_effect: Share
+    min_rows: Positive
+    not_measured_max: Share
+    floor: dict[Suite, Share]
+    parse_floor: Share | None
+    repair: Share
+    repair_min_rows: Positive
+
+
+class Promotion(Section):
+    approval: Literal["auto"]
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0)]
+    workspace: Workspace
+    mlflow: Mlflow
+    bases: dict[Name, Base]
+    adapters: dict[Name, Adapter]
+    logs: Logs
+    window: Window
+    drift: Drift
+    trigger: Trigger
+    failures: Failures
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+    gates: Gates
+    promotion: Promotion
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.adapters:
+            raise ValueError("adapters is empty: name at least one specialist")
+        for name, adapter in self.adapters.items():
+            if adapter.base not in self.bases:
+                raise ValueError(f"adapters.{name}.base is {adapter.base!r}, bases has {', '.join(self.bases)}")
+            for section in adapter.override:
+                if section not in SECTIONS:
+                    raise ValueError(f"adapters.{name}.override.{section} is no section{_nearest(section, SECTIONS)}")
+        return self
+
+    def adapter(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            raise ParamsError(
+                f"adapter {name!r} is not in params.yaml, which has {', '.join(self.adapters)}{_nearest(name, self.adapters)}"
+            )
+        return self.adapters[name]
+
+    def of(self, name: str) -> "Params":
+        """These params with the adapter's own overrides merged into the sections."""
+        override = self.adapter(name).override
+        if not override:
+            return self
+        data = self.model_dump()
+        for section, values in override.items():
+            data[section] = _merge(data[section], values)
+        data["adapters"][name]["override"] = {}
+        return _validate(data, f"params.yaml, with adapters.{name}.override")
+
+
+def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) -> Params:
+    """Params of the workspace at root; each override is `key.path=value`, the value in YAML."""
+    path = Path(root) / "params.yaml"
+    params = _validate(_apply(read(path), overrides), str(path))
+    for name in params.adapters:
+        params.of(name)  # an override that cannot hold is said now, not at night
+    return params
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} does not exist: run in a workspace, or make one with `retrain init DIR`") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ParamsError(f"{path} is empty or not a mapping: start from the file that `retrain init` writes")
+    return data
+
+
+def set_values(path: Path, overrides: list[str] | tuple[str, ...]) -> None:
+    """Write `key.path=value` overrides into a params.yaml, comments kept; the result is validated first."""
+    from ruamel.yaml import YAML
+
+    _validate(_apply(read(path), overrides), str(path))
+    edit(path, lambda data: _apply(data, overrides), YAML())
+
+
+def add_label(path: Path, adapter: str, label: str) -> None:
+    """Append a label to adapters.<adapter>.labels, comments kept."""
+    from ruamel.yaml import YAML
+
+    edit(path, lambda data: data["adapters"][adapter]["labels"].append(label), YAML())
+    _validate(read(path), str(path))
+
+
+def edit(path: Path, change: Any, yaml_: Any) -> None:
+    from io import StringIO
+
+    from retrain.records import write_text
+
+    yaml_.preserve_quotes = True
+    yaml_.width = 200
+    yaml_.indent(mapping=2, sequence=4, offset=2)
+    yaml_.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", ""))
+    data = yaml_.load(path.read_text("utf-8"))
+    change(data)
+    out = StringIO()
+    yaml_.dump(data, out)
+    write_text(path, out.getvalue())
+
+
+def _apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    for override in overrides:
+        key, sep, value = override.partition("=")
+        if not sep or not re.fullmatch(r"[\w.-]+", key):
+            raise ParamsError(f"--set {override!r}: must be key.path=value, such as train.epochs=2")
+        *parents, last = key.split(".")
+        place = data
+        for depth, parent in enumerate(parents):
+            if not isinstance(place.get(parent), dict):
+                where = ".".join(parents[: depth + 1])
+                raise ParamsError(f"--set {key}: {where} is not in params.yaml{_nearest(parent, list(place))}")
+            place = place[parent]
+        if last not in place and "override" not in parents:
+            raise ParamsError(f"--set {key}: {last!r} is not in params.yaml{_nearest(last, list(place))}")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"--set {override!r}: the value is not YAML") from error
+    return data
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+    return new
+
+
+def _validate(data: dict[str, Any], where: str) -> Params:
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(problem, data, where) for problem in error.errors())) from error
+
+
+def _explain(problem: Any, data: dict[str, Any], where: str) -> str:
+    path = [str(part) for part in problem["loc"] if part != "[key]"]
+    name = ".".join(path) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: {name} is not a known key{_nearest(path[-1], _known(path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{where}: {name} is missing: add it (`retrain init` writes a whole file)"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{where}: {message}" if not path else f"{where}: {name}: {message}"
+    return f"{where}: {name} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known(path: list[str]) -> list[str]:
+    """Field names of the section at path."""
+    model: Any = Params
+    for part in path:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else model
+        if getattr(model, "__origin__", None) is dict:
+            model = model.__args__[1]
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]!r}?" if near else (f"; known: {', '.join(known)}" if known else "")

@@ -1,0 +1,155 @@
+"""Child processes that never outlive what started them: own session, streamed output, one end for the whole group."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from retrain.errors import RetrainError
+
+GRACE = 5.0  # seconds between TERM and KILL: a stage needs one to drop its partial files, nothing needs more
+_FROM_A_HOOK = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_PREFIX")  # they would name another repository
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment of a child: this Python's folder first on PATH, no question asked, no telemetry, messages in English."""
+    env = {key: value for key, value in os.environ.items() if key not in _FROM_A_HOOK}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    quiet = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+    return {**env, **quiet, **more}
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens).
+
+    `run_group` sets it for its child; a stage calls it too, for its parent is `dvc repro` and death is not inherited.
+    """
+    if sys.platform == "linux":
+        _bind(ctypes.CDLL(None), os.getppid())
+
+
+def _bind(libc: ctypes.CDLL, parent: int) -> None:
+    libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it died before the call: no signal will come any more
+        os._exit(1)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process of this host has this pid."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def run_group(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], on_line: Callable[[str], None] | None = None
+) -> int:
+    """Run a command in a session of its own and hand each line of its output (stdout and stderr) to on_line.
+
+    Returns the exit code (-n: killed by signal n). Whatever interrupts this call (SIGTERM, Ctrl-C, an error in on_line)
+    ends the whole process group first: TERM, then KILL. Parent killed by SIGKILL: the kernel kills the child.
+    """
+    with _sigterm_raises():
+        process = subprocess.Popen(
+            command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=_binder(),
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if on_line and line.strip():
+                    on_line(line.rstrip())
+            return process.wait()
+        except BaseException:
+            end_group(process)
+            raise
+
+
+def _binder() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()  # loaded here: between fork and exec nothing may be imported
+    return lambda: _bind(libc, parent)
+
+
+def end_group(process: "subprocess.Popen[str]") -> None:
+    """TERM to the process group, KILL after a grace to what is left of it."""
+    _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline and _signal_group(process.pid, 0):
+        process.poll()  # reap it, or the group would seem to live
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM becomes SystemExit(143) meanwhile, so that `except` and `finally` run; a handler of others (Airflow) stays."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not mine:
+        yield
+        return
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def git(root: Path, *args: str) -> str:
+    """Output of `git ...` in root, stripped; a failure is a RetrainError with its last lines."""
+    result = try_git(root, *args)
+    if result.returncode:
+        raise failure(["git", *args], root, result.returncode, (result.stdout + result.stderr).splitlines())
+    return result.stdout.strip()
+
+
+def try_git(root: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    """`git ...` in root, whatever it returns."""
+    return subprocess.run(["git", *args], cwd=root, env=environment(), text=True, errors="replace", capture_output=True)
+
+
+def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> str:
+    """Output of `dvc ...` in root, each line also to on_line as it comes; a failure is a RetrainError with its last lines."""
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        if on_line:
+            on_line(line)
+
+    code = run_group([sys.executable, "-m", "dvc", *args], cwd=root, env=environment(), on_line=keep)
+    if code:
+        raise failure(["dvc", *args], root, code, lines)
+    return "\n".join(lines)
+
+
+def failure(command: list[str], root: Path, code: int, lines: Iterable[str]) -> RetrainError:
+    """A command that failed, with the last lines it printed."""
+    last = "\n  ".join(deque(lines, maxlen=12))
+    return RetrainError(f"`{' '.join(command)}` failed in {root} (exit {code}):\n  {last}")

@@ -1,0 +1,353 @@
+"""The only MLflow file: runs, windows, versions, aliases.
+
+MLflow is a projection: which version serves is in the ledger (`follow` makes the aliases say the same), and a version is
+found by the digest of its bytes, never by its name. Order of every registration: upload, fetch and hash, record.
+"""
+
+import functools
+import logging
+import math
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from filelock import FileLock
+
+from retrain.errors import IntegrityError, RetrainError
+from retrain.ledger import LedgerState
+from retrain.params import Mlflow
+from retrain.process import alive
+from retrain.records import from_stamp, parse_time, read_json, stamp, verify_folder, write_json
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+BATCH = 900  # metrics of one request; MLflow refuses more than 1,000
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered adapter; digest is the sha256 of its manifest.json."""
+
+    version: int
+    digest: str
+    tags: dict[str, str]
+
+
+def _called(method: Callable[P, T]) -> Callable[P, T]:
+    """MLflow's own errors, a dead server's among them, become one RetrainError that names the address."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return method(*args, **kwargs)
+        except MlflowException as error:
+            uri, words = getattr(args[0], "uri", "?"), str(error).partition("\n")[0][:500]
+            raise RetrainError(f"MLflow at {uri} (params.yaml, mlflow.uri) failed in {method.__name__}: {words}") from error
+
+    return call
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Runs and versions at one MLflow address; artifacts is where a local one keeps files (null: the server knows)."""
+
+    uri: str
+    artifacts: Path | None
+    client: Any
+
+    @classmethod
+    def open(cls, mlflow: Mlflow, root: Path) -> "Registry":
+        """The MLflow of the workspace at root; a local one is made on first use, by one process at a time.
+
+        A server is first asked by the first call: dead, it costs about two timeouts (mlflow.timeout, seconds) at most.
+        """
+        _quiet(mlflow.timeout)
+        from mlflow import MlflowClient
+
+        if mlflow.uri is not None:
+            return cls(mlflow.uri, None, MlflowClient(mlflow.uri, mlflow.uri))
+        folder = Path(root).absolute() / ".retrain" / "mlflow"
+        uri = f"sqlite:///{_database(folder)}"
+        return cls(uri, folder / "artifacts", MlflowClient(uri, uri))
+
+    # --- runs
+
+    def _find_experiment(self, adapter: str) -> str | None:
+        """One experiment an adapter: its id."""
+        found = self.client.get_experiment_by_name(adapter)
+        return str(found.experiment_id) if found else None
+
+    def _experiment(self, adapter: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        known = self._find_experiment(adapter)
+        if known is not None:
+            return known
+        place = (self.artifacts / adapter).as_uri() if self.artifacts else None
+        try:
+            return str(self.client.create_experiment(adapter, artifact_location=place))
+        except MlflowException:
+            known = self._find_experiment(adapter)  # another process was first
+            if known is None:
+                raise
+            return known
+
+    def _start(self, adapter: str, kind: str, name: str, tags: Mapping[str, object]) -> str:
+        owner = {"kind": kind, "pid": str(os.getpid()), "host": socket.gethostname()}
+        texts = {key: str(value) for key, value in tags.items()}
+        run = self.client.create_run(self._experiment(adapter), run_name=name, tags={**texts, **owner})
+        return str(run.info.run_id)
+
+    def _search(self, adapter: str, filters: str, order: Sequence[str]) -> Iterable[Any]:
+        experiment = self._find_experiment(adapter)
+        token: str | None = None
+        while experiment is not None:
+            page = self.client.search_runs([experiment], filters, max_results=50, order_by=[*order], page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    @_called
+    def log_window(
+        self, adapter: str, record: Mapping[str, Any], metrics: Mapping[str, float | None], artifacts: Iterable[Path]
+    ) -> str:
+        """Record one window; record holds `start` and `end` (ISO 8601 or stamps) and must be JSON-ready. The run's id.
+
+        Only a finished run counts, so a job killed in between leaves no half window.
+        """
+        start, end = _stamp(record["start"]), _stamp(record["end"])
+        run_id = self._start(adapter, "window", f"window {end}", {"start": start, "end": end})
+        self.log_rows(run_id, [{"step": 0, "time": round(from_stamp(end).timestamp() * 1000), **metrics}])
+        self._upload(run_id, artifacts)
+        with tempfile.TemporaryDirectory() as folder:
+            write_json(Path(folder) / "window.json", record)
+            self.client.log_artifact(run_id, str(Path(folder) / "window.json"))
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    @_called
+    def windows(self, adapter: str, n: int) -> list[dict[str, Any]]:
+        """Records of the last n windows by event time, oldest first; of a window measured twice the newest run."""
+        found: dict[tuple[str, str], str] = {}
+        order = ("tags.end DESC", "attributes.start_time DESC")
+        for run in self._search(adapter, "tags.kind = 'window' and attributes.status = 'FINISHED'", order):
+            found.setdefault((run.data.tags["end"], run.data.tags["start"]), run.info.run_id)
+            if len(found) > n:
+                break
+        newest = sorted(found, reverse=True)[:n]
+        return [self._record(found[key]) for key in reversed(newest)]
+
+    def _record(self, run_id: str) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            return dict(read_json(Path(self.client.download_artifacts(run_id, "window.json", folder))))
+
+    @_called
+    def start_training(self, adapter: str, tags: Mapping[str, object]) -> str:
+        """A RUNNING run that carries this process's pid and host; `finish` or `close_stale` ends it."""
+        return self._start(adapter, "train", f"train {tags.get('end', '')}".strip(), tags)
+
+    @_called
+    def log_rows(self, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of a training log: {"step", "time" (epoch ms), metric: number, ...}. A row sent again is stored once."""
+        from mlflow.entities import Metric
+
+        batch = [
+            Metric(name, float(value), int(row["time"]), int(row["step"]))
+            for row in rows
+            for name, value in row.items()
+            if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        for start in range(0, len(batch), BATCH):
+            self.client.log_batch(run_id, metrics=batch[start : start + BATCH])
+
+    @_called
+    def finish(
+        self, run_id: str, status: Status, metrics: Mapping[str, Any], tags: Mapping[str, object], artifacts: Iterable[Path]
+    ) -> None:
+        """End a run; None and non-finite metrics are left out. artifacts: files and folders, kept under their names."""
+        from mlflow.entities import RunTag
+
+        numbers = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+        self.log_rows(run_id, [{**numbers, "step": 0, "time": round(time.time() * 1000)}])
+        self.client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._upload(run_id, artifacts)
+        self.client.set_terminated(run_id, status)
+
+    def _upload(self, run_id: str, paths: Iterable[Path]) -> None:
+        for path in map(Path, paths):
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), path.name)
+            else:
+                self.client.log_artifact(run_id, str(path))
+
+    @_called
+    def close_stale(self, adapter: str) -> list[str]:
+        """End as FAILED the RUNNING runs whose process on this host is dead; their ids."""
+        here = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+        stale = [run.info.run_id for run in self._search(adapter, here, ()) if not alive(run.data.tags.get("pid", ""))]
+        for run_id in stale:
+            self.client.set_tag(run_id, "why", "its process died")
+            self.client.set_terminated(run_id, "FAILED")
+        return stale
+
+    # --- versions
+
+    @_called
+    def register(
+        self, adapter: str, folder: Path, *, digest: str, tags: Mapping[str, object], description: str, run_id: str
+    ) -> int:
+        """The version of these bytes: the lowest that carries the digest, else a new one. Call it under the job's lock.
+
+        digest: sha256 of folder/manifest.json. Nothing is recorded before every uploaded byte was fetched and hashed;
+        bytes that disagree raise IntegrityError. Source: joints.md 3 (registration is not atomic in MLflow).
+        """
+        verify_folder(folder, digest)
+        known = self._by_digest(adapter, digest)
+        if known is not None:
+            return known
+        self.client.log_artifacts(run_id, str(folder), "adapter")
+        with tempfile.TemporaryDirectory() as copy:
+            verify_folder(Path(self.client.download_artifacts(run_id, "adapter", copy)), digest)
+        if not self.client.search_registered_models(f"name = '{adapter}'"):
+            self.client.create_registered_model(adapter)
+        texts = {key: str(value) for key, value in {**tags, "digest": digest, "adapter": adapter}.items()}
+        self.client.create_model_version(adapter, f"runs:/{run_id}/adapter", run_id, texts, description=description)
+        known = self._by_digest(adapter, digest)
+        if known is None:
+            raise IntegrityError(f"MLflow at {self.uri} made a version of {adapter} and does not find its digest {digest[:12]}")
+        return known
+
+    def _by_digest(self, adapter: str, digest: str) -> int | None:
+        found = self.client.search_model_versions(f"name = '{adapter}' and tags.digest = '{digest}'")
+        return min((int(version.version) for version in found), default=None)
+
+    @_called
+    def versions(self, adapter: str) -> list[Version]:
+        """All versions, lowest first; none for an adapter that was never registered."""
+        found = self.client.search_model_versions(f"name = '{adapter}'")
+        return sorted((_version(version) for version in found), key=lambda version: version.version)
+
+    @_called
+    def version(self, adapter: str, n: int) -> Version:
+        found = next((version for version in self.versions(adapter) if version.version == n), None)
+        if found is None:
+            raise IntegrityError(f"MLflow at {self.uri} has no version {n} of {adapter}: it was deleted, or never registered")
+        return found
+
+    @_called
+    def alias(self, adapter: str, name: str) -> Version | None:
+        """The version that an alias points at; None where it points nowhere."""
+        found = self._aliases(adapter).get(name)
+        return None if found is None else self.version(adapter, found)
+
+    def _aliases(self, adapter: str) -> dict[str, int]:
+        for model in self.client.search_registered_models(f"name = '{adapter}'"):
+            return {name: int(version) for name, version in self.client.get_registered_model(model.name).aliases.items()}
+        return {}
+
+    @_called
+    def set_alias(self, adapter: str, name: str, version: int) -> None:
+        self.client.set_registered_model_alias(adapter, name, str(version))
+
+    @_called
+    def follow(self, adapter: str, state: LedgerState) -> None:
+        """Point `champion` and `previous` at what the ledger says, and read them back; IntegrityError where they differ.
+
+        A version whose bytes are not the ledger's is never pointed at.
+        """
+        wanted = {"champion": state.champion, "previous": state.previous}
+        for line in filter(None, wanted.values()):
+            if self.version(adapter, line.version).digest != line.digest:
+                raise IntegrityError(f"MLflow's version {line.version} of {adapter} has other bytes than {line.digest[:12]}")
+        for name, promotion in wanted.items():
+            if promotion is not None:
+                self.set_alias(adapter, name, promotion.version)
+            elif name in self._aliases(adapter):
+                self.client.delete_registered_model_alias(adapter, name)
+        said = {name: line.version for name, line in wanted.items() if line is not None}
+        found = {name: number for name, number in self._aliases(adapter).items() if name in wanted}
+        if found != said:
+            raise IntegrityError(f"MLflow's aliases of {adapter} are {found} after being set to {said}: somebody moves them")
+
+    @_called
+    def download(self, adapter: str, version: int, dst: Path) -> Path:
+        """The folder of a version at dst, every byte hashed; dst appears whole or not at all, and is kept if it is right."""
+        digest = self.version(adapter, version).digest
+        if dst.exists():
+            verify_folder(dst, digest)
+            return dst
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        run_id = self.client.get_model_version(adapter, str(version)).run_id
+        with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as copy:
+            folder = Path(self.client.download_artifacts(run_id, "adapter", copy))
+            verify_folder(folder, digest)
+            shutil.move(folder, dst)
+        return dst
+
+
+def _version(version: Any) -> Version:
+    return Version(int(version.version), version.tags.get("digest", ""), dict(version.tags))
+
+
+def _stamp(text: str) -> str:
+    try:
+        return stamp(from_stamp(text))
+    except ValueError:
+        return stamp(parse_time(text))
+
+
+def _quiet(timeout: int) -> None:
+    """Before MLflow is imported: no telemetry, bars or chatter, no pickles, and a dead server fails in seconds."""
+    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    os.environ.update({**QUIET, **bounds})
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _database(folder: Path) -> Path:
+    """folder/mlflow.db, made once: under a lock, for six first starts at once ruin the file, and renamed when complete."""
+    path = folder / "mlflow.db"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "mlflow.db.lock"):
+            if not path.exists():
+                _create_database(folder / "mlflow.db.new")
+                os.replace(folder / "mlflow.db.new", path)
+    return path
+
+
+def _create_database(path: Path) -> None:
+    """All of MLflow's migrations without waiting for the disk after each: 1.4 s instead of 6.0."""
+    from mlflow import MlflowClient
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    path.unlink(missing_ok=True)  # half of one, from a process that was killed
+    event.listen(Engine, "connect", hurry)
+    try:
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    finally:
+        event.remove(Engine, "connect", hurry)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,16 @@
+"""How a stage of dvc.yaml runs: one argument, errors of ours as one line and their exit code."""
+
+import sys
+from collections.abc import Callable
+
+from retrain.errors import RetrainError
+
+
+def run(main: Callable[[str], None]) -> None:
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m retrain.{main.__module__.rpartition('.')[2]} NAME")
+    try:
+        main(sys.argv[1])
+    except RetrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

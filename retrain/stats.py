@@ -1,0 +1,133 @@
+"""Paired tests, intervals and the rows they need: plain functions over counts.
+
+Of n rows that two arms answered, b were right by the candidate only and c by its reference only (the other n - b - c
+agree). Levels are one-sided; an interval at level a leaves a on each side, so a = 0.05 gives the usual 90 % interval,
+whose lower end is the one-sided 95 % bound.
+"""
+
+import math
+from collections.abc import Sequence
+
+
+def discordant(candidate: Sequence[bool], reference: Sequence[bool]) -> tuple[int, int]:
+    """(b, c) of two equally long sequences of right and wrong."""
+    pairs = list(zip(candidate, reference, strict=True))
+    return sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+
+
+def mcnemar_p(b: int, c: int) -> float:
+    """Exact one-sided McNemar test of "the candidate is better"; 1.0 where nothing differs.
+
+    Given b + c rows that differ, b is binomial with one half if the two are equally good.
+    """
+    from scipy.stats import binomtest
+
+    _counts(b, c, b + c)
+    return float(binomtest(b, b + c, 0.5, alternative="greater").pvalue) if b + c else 1.0
+
+
+def tango_z(b: int, c: int, n: int, difference: float) -> float:
+    """Tango's score statistic for "the paired difference is `difference`", in (-1, 1); large speaks for a greater one.
+
+    Tango (1998), Statistics in Medicine 17, 891-908: the variance is that of the likelihood restricted to `difference`.
+    """
+    _counts(b, c, n)
+    if not -1 < difference < 1:
+        raise ValueError(f"difference is {difference}, must lie between -1 and 1")
+    gap = b - c - n * difference
+    variance = n * (2 * _restricted(b, c, n, difference) + difference * (1 - difference))
+    if variance <= 1e-12 * n:  # only at difference 0 with b = c = 0, or for rounding at the ends
+        return 0.0 if abs(gap) < 1e-9 else math.copysign(math.inf, gap)
+    return gap / math.sqrt(variance)
+
+
+def _restricted(b: int, c: int, n: int, difference: float) -> float:
+    """Maximum-likelihood share of rows that only the reference gets right, given the difference."""
+    first = 2 * n
+    second = -b - c + (2 * n - b + c) * difference
+    third = -c * difference * (1 - difference)
+    return (math.sqrt(max(second * second - 4 * first * third, 0.0)) - second) / (2 * first)
+
+
+def tango_interval(b: int, c: int, n: int, *, level: float) -> tuple[float, float]:
+    """(low, high) of the paired difference: all differences that Tango's test at `level` a side does not refuse."""
+    critical = _quantile(1 - level)
+    return _crossing(b, c, n, critical, low=True), _crossing(b, c, n, critical, low=False)
+
+
+def _crossing(b: int, c: int, n: int, critical: float, *, low: bool) -> float:
+    """Where the falling curve z(difference) meets +critical (low end) or -critical (high end)."""
+    from scipy.optimize import brentq
+
+    edge, observed = (1 - 1e-9) * (-1 if low else 1), (b - c) / n
+    if abs(observed) > 1 - 1e-9 and (observed < 0) == low:
+        return math.copysign(1.0, observed)  # every row differs one way: the interval reaches the end
+    inner = min(max(observed, -1 + 1e-9), 1 - 1e-9)
+    target = critical if low else -critical
+    ends = sorted((edge, inner))
+    return float(brentq(lambda value: _bounded(tango_z(b, c, n, value)) - target, *ends, xtol=1e-10))
+
+
+def _bounded(z: float) -> float:
+    return max(-1e9, min(1e9, z))
+
+
+def non_inferior(b: int, c: int, n: int, *, margin: float) -> tuple[float, float]:
+    """(z, p) of "the candidate loses less than `margin`" by Tango's test; non-inferior at level a where p < a.
+
+    The same decision as asking whether the low end of `tango_interval` at that level is above -margin.
+    """
+    z = tango_z(b, c, n, -margin)
+    return z, 1 - _normal(z)
+
+
+def allowed_loss(b: int, n: int, *, margin: float, level: float) -> float | None:
+    """The largest measured loss (share of n) that would still be non-inferior with b rows won; None where none would."""
+    passing = [c for c in range(n - b + 1) if non_inferior(b, c, n, margin=margin)[1] < level]
+    return (max(passing) - b) / n if passing else None
+
+
+def wilson(right: int, n: int, *, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(right, n, alpha=2 * level, method="wilson")
+    return float(low), float(high)
+
+
+def rows_for_non_inferiority(*, discordant: float, margin: float, level: float, power: float) -> int:
+    """Rows that let an equal candidate pass a guardrail with `power`; `discordant` is the share on which the arms differ.
+
+    (z_level + z_power)^2 d / margin^2: 8.6 d / margin^2 at level 0.05 and power 0.9, so that two guardrails pass with
+    about 0.8; and never below z_level^2 (1 - margin) / margin, what even equal answers need (2.7 at level 0.05).
+    """
+    differing = (_quantile(1 - level) + _quantile(power)) ** 2 * discordant / margin**2
+    equal = _quantile(1 - level) ** 2 * (1 - margin) / margin
+    return math.ceil(max(differing, equal))
+
+
+def rows_for_superiority(*, discordant: float, gain: float, level: float, power: float) -> int:
+    """Rows on which McNemar's test sees a true `gain` with `power`, where the arms differ on a share `discordant`.
+
+    Connett, Smith and McHugh (1987): (z_level sqrt(d) + z_power sqrt(d - gain^2))^2 / gain^2; the exact test needs a
+    few more, for it never uses up its level: 1 / gain rows are added, after Fleiss.
+    """
+    if not 0 < gain <= discordant <= 1:
+        raise ValueError(f"gain is {gain} and discordant {discordant}, must be 0 < gain <= discordant <= 1")
+    root = _quantile(1 - level) * math.sqrt(discordant) + _quantile(power) * math.sqrt(max(discordant - gain**2, 0.0))
+    return math.ceil((root / gain) ** 2 + 1 / gain)
+
+
+def _counts(b: int, c: int, n: int) -> None:
+    if min(b, c) < 0 or b + c > n:
+        raise ValueError(f"b, c, n are {b}, {c}, {n}: counts must not be negative, and b + c at most n")
+
+
+def _normal(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _quantile(share: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(share)

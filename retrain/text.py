@@ -1,0 +1,39 @@
+"""Text as the loop compares it: normalised form and static sentence vectors."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+_SPACE = re.compile(r"\s+")
+_NOT_WORD = re.compile(r"[^\w\s]+")
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, punctuation and runs of white space dropped: equal results are exact copies.
+
+    A text made of punctuation alone keeps it, or all of them would be copies of each other.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = _SPACE.sub(" ", _NOT_WORD.sub(" ", folded)).strip()
+    return words or _SPACE.sub(" ", folded).strip()
+
+
+@cache
+def _wordllama() -> Any:
+    from pathlib import Path
+
+    import wordllama
+
+    # plain load() looks for its tokenizer in the wrong folder and then downloads; this finds both in the wheel
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+
+
+def vectors(texts: Sequence[str]) -> Any:
+    """Static sentence vectors, float32 array of shape (len(texts), 256), rows of length 1 (or 0 for no known word)."""
+    import numpy as np
+
+    if not texts:
+        return np.zeros((0, 256), dtype=np.float32)
+    return np.nan_to_num(_wordllama().embed(list(texts), norm=True)).astype(np.float32)

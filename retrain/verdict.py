@@ -1,0 +1,132 @@
+"""What goes into the gate beside predictions, and what comes out: frozen records that gate, card and registry share."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from retrain.errors import DataError
+from retrain.records import Record, read_json
+
+Status = Literal["passed", "failed", "not_evaluated"]
+Role = Literal["success", "guardrail", "quality"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Whole(Record):
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready with `schema` first; nulls are kept, for "not told" must be seen."""
+        data = self.model_dump(mode="json")
+        return {"schema": data.pop("schema_"), **data}
+
+
+class ChampionState(Whole):
+    """champion/<adapter>.json: what serves, why this retraining runs, and how often its audit file was read before."""
+
+    adapter: str
+    purpose: str  # first | improve | replace; the gate, not the reader, refuses another word
+    version: int | None
+    digest: str | None
+    attempts: Annotated[int, Field(ge=0)]  # earlier ones on this same audit file
+    audit: str | None
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Check(Frozen):
+    """One line of a verdict. Scores are shares of n rows, `difference` is candidate minus reference, with an interval
+    that leaves `level` on each side; `passed` is None where it could not be told."""
+
+    name: str
+    role: Role
+    suite: str | None = None
+    slice: str | None = None
+    metric: str = "right"
+    candidate: FiniteFloat | None = None
+    champion: FiniteFloat | None = None
+    base: FiniteFloat | None = None
+    n: int | None = None
+    won: int | None = None  # rows that only the candidate, and only the reference, got right
+    lost: int | None = None
+    difference: FiniteFloat | None = None
+    interval: tuple[FiniteFloat, FiniteFloat] | None = None
+    p: FiniteFloat | None = None
+    level: FiniteFloat | None = None
+    allowed: FiniteFloat | None = None  # guardrails: the largest measured loss that would have passed
+    threshold: FiniteFloat | None = None
+    passed: bool | None
+    why: str
+
+
+class HarmedRow(Frozen):
+    """A row that the candidate lost: what its reference (champion, or base at first) still answered."""
+
+    id: str
+    question: str
+    expected: str
+    candidate: str | None
+    champion: str | None = None
+    base: str | None = None
+
+
+class Harm(Frozen):
+    """What a failed guardrail lost under one label: rows lost and won back, of n that were compared."""
+
+    suite: str
+    label: str
+    lost: int
+    won: int
+    n: int
+    rows: tuple[HarmedRow, ...] = ()
+
+
+class Verdict(Whole):
+    """The gate's answer. `promote` holds exactly where every check that the purpose needs has passed."""
+
+    adapter: str
+    purpose: str
+    promote: bool
+    status: Status
+    checks: tuple[Check, ...]
+    excluded: dict[str, dict[str, int]]  # suite -> reason -> rows left out for all arms
+    bound: dict[str, Any]
+    harmed: tuple[Harm, ...] = ()
+
+    @model_validator(mode="after")
+    def _follows_from_checks(self) -> Self:
+        found = status_of(self.checks)
+        if self.status != found or self.promote != (found == "passed"):
+            raise ValueError(f"status {self.status}, promote {self.promote} do not follow from the checks, which say {found}")
+        return self
+
+    def check(self, name: str, suite: str | None = None) -> Check | None:
+        """The first check of that name (and suite)."""
+        return next((c for c in self.checks if c.name == name and suite in (None, c.suite)), None)
+
+
+def status_of(checks: tuple[Check, ...]) -> Status:
+    """failed before not_evaluated before passed; no check at all tells nothing."""
+    if any(check.passed is False for check in checks):
+        return "failed"
+    if not checks or any(check.passed is None for check in checks):
+        return "not_evaluated"
+    return "passed"
+
+
+def read_verdict(path: Path) -> Verdict:
+    return _read(path, Verdict, "run `dvc repro` again: a verdict is never edited")
+
+
+def read_state(path: Path) -> ChampionState:
+    return _read(path, ChampionState, "restore it from git: `retrain` writes it when a retraining starts")
+
+
+def _read(path: Path, model: type[Model], fix: str) -> Model:
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{path} {where}: {first['msg'].removeprefix('Value error, ')}; {fix}") from error

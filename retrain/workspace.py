@@ -1,0 +1,323 @@
+"""git and DVC: the workspace of a person, and the ephemeral clones in which automation works.
+
+A job never writes in a person's checkout: it clones the remote, shares the DVC cache, commits by name, pushes the data and
+then the branch. A push that is refused because somebody moved first is redone on top of what they pushed.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from retrain.errors import BusyError, IntegrityError, ParamsError, StaleError
+from retrain.params import Params, load, set_values
+from retrain.process import dvc, failure, git, try_git
+from retrain.records import file_digest, write_json, write_text
+
+ORIGIN, DVC_STORE = ".retrain/origin.git", ".retrain/dvc"
+# no line for /champion/*/ or /data/failures/*/: DVC would skip the .dvc files beside them without a word
+IGNORED = ("/.retrain/", "/logs/", "/out/base/", *(f"/out/*/{out}/" for out in ("data", "suites", "adapter", "predictions")))
+MOVED = re.compile(r"fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value")
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A person's checkout against the remote: commits it lacks, and whether it holds changes that are not committed."""
+
+    commits: int
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """root holds params.yaml; everything of this machine alone is in root/.retrain."""
+
+    root: Path
+    params: Params
+
+    @classmethod
+    def open(cls, root: Path | str = ".") -> "Workspace":
+        root = Path(root).absolute()
+        return cls(root, load(root))
+
+    @property
+    def local(self) -> Path:
+        """Machine-local state, in no commit: origin.git, dvc, mlflow, clones, locks, answers, reports."""
+        return self.root / ".retrain"
+
+    @property
+    def remote(self) -> str:
+        """Address of the git remote that jobs push to; a relative one is resolved against root."""
+        remote = self.params.workspace.remote
+        if remote is None:
+            raise ParamsError(
+                f"this workspace names no remote ({self.root}): set workspace.remote in params.yaml, "
+                "or make a workspace with `retrain init DIR`"
+            )
+        return _address(self.root, remote)
+
+    @property
+    def dvc_remote(self) -> str:
+        store = self.params.workspace.dvc_remote
+        if store is None:
+            raise ParamsError(
+                f"this workspace names no store for its data ({self.root}): set workspace.dvc_remote in params.yaml, "
+                "or make a workspace with `retrain init DIR`"
+            )
+        return _address(self.root, store)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, wait_seconds: float) -> Iterator[None]:
+        """Only one process at a time holds the name; after the wait BusyError names the holder. A holder's death frees it."""
+        folder = self.local / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = folder / f"{name}.pid"
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=wait_seconds)
+        except Timeout as error:
+            pid = holder.read_text().strip() if holder.exists() else "unknown"
+            raise BusyError(
+                f"another job holds {name} (pid {pid}, waited {wait_seconds:g} s): try again when it has ended"
+            ) from error
+        try:
+            write_text(holder, f"{os.getpid()}\n")
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def clone(self, job: str) -> Iterator["Clone"]:
+        """A clone of the remote, named after the job and this pid, gone at the end; what dead jobs left is swept first.
+
+        It shares root's DVC cache, so that data of this machine is there without a download.
+        """
+        remote, store, branch = self.remote, self.dvc_remote, self.params.workspace.branch
+        clones = self.local / "clones"
+        clones.mkdir(parents=True, exist_ok=True)
+        _sweep(clones)
+        folder = clones / f"{job}-{os.getpid()}-{secrets.token_hex(3)}"
+        with FileLock(f"{folder}.lock") as lock:
+            try:
+                git(clones, "clone", "--quiet", "--branch", branch, remote, str(folder))
+                _identify(folder)
+                shared = f'[cache]\n    dir = "{self.root}/.dvc/cache"'
+                _configure_dvc(folder, store=store, more=f'    site_cache_dir = "{folder}/.dvc/tmp/site"\n{shared}')
+                yield Clone(folder, branch)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+    def behind(self) -> Behind:
+        """How far root is behind the remote; root's files are left alone."""
+        git(self.root, "fetch", "--quiet", self.remote, self.params.workspace.branch)
+        commits = int(git(self.root, "rev-list", "--count", "HEAD..FETCH_HEAD"))
+        return Behind(commits, dirty=bool(git(self.root, "status", "--porcelain")))
+
+
+@dataclass
+class Clone:
+    """An ephemeral clone: write, `dvc_add`, `commit` by name, `publish`."""
+
+    root: Path
+    branch: str
+    _pulled: set[str] = field(default_factory=set)
+
+    def git(self, *args: str) -> str:
+        return git(self.root, *args)
+
+    def dvc(self, *args: str, on_line: Callable[[str], None] | None = None) -> str:
+        """Run `dvc ...` here, alone in this clone (several at once lose locks); returns its output."""
+        with FileLock(self.root / ".dvc" / "tmp" / "retrain.lock"):
+            return dvc(self.root, *args, on_line=on_line)
+
+    def pull(self, paths: Iterable[str]) -> None:
+        """Bring tracked data here, from the shared cache or the DVC remote."""
+        wanted = sorted(set(paths))
+        if wanted:
+            self.dvc("pull", "--force", *wanted)
+            self._pulled.update(wanted)
+
+    def dvc_add(self, path: str) -> list[str]:
+        """Track a file or folder; returns what git has to commit for it."""
+        self.dvc("add", path)
+        return [f"{path}.dvc", f"{Path(path).parent.as_posix()}/.gitignore"]
+
+    def commit(self, paths: Iterable[str], message: str) -> str | None:
+        """Commit these paths, by name, never all; the commit, or None when nothing changed."""
+        self.git("add", "--", *paths)
+        if not self.git("diff", "--cached", "--name-only"):
+            return None
+        self.git("commit", "--quiet", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
+    def publish(self, redo: Callable[["Clone"], None], *, tries: int, tags: tuple[str, ...] = ()) -> str:
+        """Push the data, then the branch (and tags) in one step; returns the commit that the remote's branch is at.
+
+        A push refused because the branch moved: reset to the remote, pull again what was pulled here, `redo(clone)` puts
+        its own inputs back and commits (and tags) again, push again; after that many tries StaleError. Any other refusal
+        is a fault.
+        """
+        for attempt in range(tries):
+            if attempt:
+                self._reset()
+                redo(self)
+            if self._names_new_data():
+                self.dvc("push")
+            if self._push(tags):
+                return self.git("rev-parse", "HEAD")
+        raise StaleError(f"{self.branch} moved on the remote {tries} times while this was pushed: try again later")
+
+    def _names_new_data(self) -> bool:
+        """A ledger line alone needs no `dvc push` (a second)."""
+        changed = self.git("diff", "--name-only", f"origin/{self.branch}", "HEAD").splitlines()
+        return any(path.endswith((".dvc", "dvc.lock")) for path in changed)
+
+    def _push(self, tags: tuple[str, ...]) -> bool:
+        refs = [f"HEAD:refs/heads/{self.branch}", *(f"refs/tags/{tag}" for tag in tags)]
+        result = try_git(self.root, "push", "--porcelain", "--atomic", "origin", *refs)
+        if result.returncode == 0:
+            return True
+        output = result.stdout + result.stderr
+        if MOVED.search(output):
+            return False
+        raise failure(["git", "push", *refs], self.root, result.returncode, output.splitlines())
+
+    def _reset(self) -> None:
+        self.git("fetch", "--quiet", "origin", self.branch)
+        self.git("reset", "--quiet", "--hard", "FETCH_HEAD")
+        # the data of the new commit, not of the one that lost; what it does not track is redo's
+        self.pull(path for path in self._pulled if (self.root / f"{path.removesuffix('.dvc')}.dvc").exists())
+
+    def set_champion(self, adapter: str, *, commit: str, digest: str) -> list[str]:
+        """Make out/<adapter>/adapter of that commit the tracked champion; returns what git has to commit.
+
+        Its entry in the commit's dvc.lock becomes champion/<adapter>.dvc: no byte is copied, the cache delivers it.
+        Other bytes than the ledger's digest (sha256 of manifest.json) raise IntegrityError.
+        """
+        out = self._locked_out(f"train@{adapter}", f"out/{adapter}/adapter", commit)
+        folder = self.root / "champion" / adapter
+        self.git("rm", "-r", "--quiet", "--ignore-unmatch", "--", f"champion/{adapter}")  # "none.json" in git
+        shutil.rmtree(folder, ignore_errors=True)
+        _ignore(self.root / "champion" / ".gitignore", f"/{adapter}")
+        write_text(folder.with_suffix(".dvc"), yaml.safe_dump({"outs": [{**out, "path": adapter}]}, sort_keys=False))
+        self.pull([f"champion/{adapter}.dvc"])
+        manifest = folder / "manifest.json"
+        found = file_digest(manifest) if manifest.exists() else "no manifest.json"
+        if found != digest:
+            raise IntegrityError(f"commit {commit[:12]} holds {adapter} adapter {found[:12]}, the ledger says {digest[:12]}")
+        return [f"champion/{adapter}.dvc", "champion/.gitignore"]
+
+    def _locked_out(self, stage: str, path: str, commit: str) -> dict[str, Any]:
+        lock = yaml.safe_load(self.git("show", f"{commit}:dvc.lock"))
+        outs = lock["stages"].get(stage, {}).get("outs", [])
+        out = next((out for out in outs if out["path"] == path), None)
+        if out is None:
+            raise IntegrityError(f"dvc.lock of commit {commit[:12]} has no {path} in {stage}: not a commit of a retraining")
+        return dict(out)
+
+
+def _sweep(clones: Path) -> None:
+    """Remove clones whose owner is dead: its lock tells, where its pid may have been given to another process."""
+    for path in clones.glob("*.lock"):
+        with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+            shutil.rmtree(str(path).removesuffix(".lock"), ignore_errors=True)
+            path.unlink(missing_ok=True)
+
+
+def init(
+    directory: Path | str, *, files: Mapping[str, str], remote: str | None = None, dvc_remote: str | None = None
+) -> Workspace:
+    """Make a workspace in a new or empty directory and push its first commit and data.
+
+    files: relative path -> text: params.yaml, dvc.yaml, data/prompts/..., data/seed/<adapter>.jsonl and
+    data/suites/<adapter>/... (seed and suites that are missing start empty). Without addresses a bare repository and a
+    DVC store inside .retrain serve. A directory that holds anything raises ParamsError.
+    """
+    root = Path(directory).absolute()
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ParamsError(f"{root} is not an empty folder: `retrain init` makes a new workspace, give it a new or empty one")
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        return _fill(root, files, remote or ORIGIN, dvc_remote or DVC_STORE)
+    except BaseException:
+        for path in root.iterdir():  # it was empty: all of it is ours
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+def _fill(root: Path, files: Mapping[str, str], remote: str, dvc_remote: str) -> Workspace:
+    for name, text in files.items():
+        write_text(root / name, text)
+    set_values(root / "params.yaml", [f"workspace.remote={remote}", f"workspace.dvc_remote={dvc_remote}"])
+    workspace = Workspace.open(root)
+    branch = workspace.params.workspace.branch
+    git(root, "init", "--quiet", "--initial-branch", branch, ".")
+    _identify(root)
+    if remote == ORIGIN:
+        git(root, "init", "--quiet", "--bare", "--initial-branch", branch, ORIGIN)
+    git(root, "remote", "add", "origin", remote)  # relative where it is inside: the folder can be moved
+    dvc(root, "init")
+    write_text(root / ".dvc" / "config", "[core]\n    analytics = false\n    check_update = false\n")
+    _configure_dvc(root, store=f"../{DVC_STORE}" if dvc_remote == DVC_STORE else workspace.dvc_remote, more="")
+    write_text(root / ".gitignore", "".join(f"{line}\n" for line in IGNORED))
+    tracked = [name for adapter in workspace.params.adapters for name in _start(root, adapter)]
+    dvc(root, "add", *tracked)
+    git(root, "add", "--all")  # a new folder, all of it from here: a job never does this
+    git(root, "commit", "--quiet", "--message", "A workspace made by retrain init")
+    dvc(root, "push")
+    git(root, "push", "--quiet", "--set-upstream", "origin", branch)
+    return workspace
+
+
+def _start(root: Path, adapter: str) -> list[str]:
+    """An adapter's tracked inputs, empty where there is nothing yet: a missing one would fail the stage."""
+    folders = [f"champion/{adapter}", f"data/failures/{adapter}", f"data/suites/{adapter}"]
+    for name in folders:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    seed = f"data/seed/{adapter}.jsonl"
+    if not (root / seed).exists():
+        write_text(root / seed, "")
+    path = root / "champion" / f"{adapter}.json"
+    if not path.exists():
+        first = {"purpose": "first", "version": None, "digest": None, "attempts": 0, "audit": None}
+        write_json(path, {"schema": 1, "adapter": adapter, **first})
+    return [*folders, seed]
+
+
+def _configure_dvc(root: Path, *, store: str, more: str) -> None:
+    """.dvc/config.local as `dvc remote add --local` writes it, without its second a call; never committed.
+
+    A clone keeps DVC's state of files (site cache) inside as well, or each would leave one in /var/tmp.
+    """
+    text = f'[core]\n    remote = retrain\n{more}\n[\'remote "retrain"\']\n    url = "{store}"\n'
+    write_text(root / ".dvc" / "config.local", text)
+    (root / ".dvc" / "tmp").mkdir(exist_ok=True)
+
+
+def _ignore(path: Path, line: str) -> None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    if line not in lines:
+        write_text(path, "\n".join([*lines, line, ""]))
+
+
+def _address(root: Path, address: str) -> str:
+    """URLs and user@host:path as they are, a path made absolute."""
+    if "://" in address or re.match(r"[\w.-]+@?[\w.-]*:", address):
+        return address
+    return str(root / Path(address).expanduser())
+
+
+def _identify(root: Path) -> None:
+    """Commits need a name; where the machine has none, ours."""
+    for key, value in (("user.name", "retrain"), ("user.email", "retrain@localhost")):
+        if try_git(root, "config", key).returncode:
+            git(root, "config", key, value)
