@@ -1,0 +1,230 @@
+"""Stage `evaluate`: candidate, champion and the simpler alternatives answer the suites -> predictions and metrics.
+
+An adapter is held to the labels it was trained with, as it serves; the base arms to today's. Answers are cached by what
+decides them (bytes, template, labels, decoding, precision, row), so no arm is asked the same twice on one machine.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrain import base, prompts, regression, train
+from retrain import params as params_
+from retrain.errors import DataError, RetrainError
+from retrain.generate import Model
+from retrain.records import Example, dumps, read_examples, read_json, text_digest, unit_hash, write_json, write_jsonl, write_text
+
+SUITES = ("golden", "audit", "repair", "retained")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says whether an answer is right: the same text for a label, the same JSON for a structured answer."""
+
+    task: str
+    schema: dict[str, Any] | None
+
+    def parsed(self, answer: str, labels: Sequence[str]) -> bool:
+        if self.task == "classification":
+            return answer in labels
+        return self._value(answer) is not None
+
+    def right(self, answer: str, expected: str) -> bool:
+        if self.task == "classification" or self.schema is None:
+            return answer.strip() == expected.strip()
+        value = self._value(answer)
+        return value is not None and value == json.loads(expected)
+
+    def _value(self, answer: str) -> Any:
+        if self.schema is None:
+            return answer.strip() or None
+        import jsonschema
+
+        try:
+            value = json.loads(answer)
+            jsonschema.validate(value, self.schema)
+        except (json.JSONDecodeError, jsonschema.ValidationError, RecursionError):
+            return None
+        return value
+
+
+class Arms:
+    """Asks one adapter's arms about rows; cache is a folder that any clone on this machine may share."""
+
+    def __init__(self, adapter: str, params: params_.Params, cache: Path) -> None:
+        self.adapter, self.params, self.cache = adapter, params, cache
+        self.spec = params.adapter(adapter)
+        self.base_folder = Path("out/base") / self.spec.base
+
+    def adapter_arm(self, folder: Path, rows: Sequence[Example], name: str) -> list[str]:
+        run = read_json(folder / "run.json")
+        return self._ask(name, train.verify(folder), folder, rows, run["prompt"], run["labels"], run["max_length"])
+
+    def base_arm(self, rows: Sequence[Example]) -> list[str]:
+        digest, system = base.digest(self.base_folder), prompts.read_prompt(Path(self.spec.prompt))
+        return self._ask("base", digest, None, rows, system, self.spec.labels, self.params.train.max_length)
+
+    def prompted_arm(self, rows: Sequence[Example], shown: Sequence[Example]) -> list[str]:
+        """The base with the labels and a few training examples in its prompt."""
+        system = prompts.read_prompt(Path(self.spec.prompt))
+        if self.spec.labels:
+            system += "\nAnswer with one of: " + ", ".join(self.spec.labels) + "."
+        examples = sorted(shown, key=lambda row: unit_hash(row.id, "shots"))[: self.params.evaluate.shots]
+        system += "".join(f"\n\n{row.question}\n=> {row.answer}" for row in examples)
+        digest = base.digest(self.base_folder)
+        return self._ask("prompted", digest, None, rows, system, self.spec.labels, self.params.train.max_length + 2048)
+
+    def _ask(
+        self, name: str, digest: str, folder: Path | None, rows: Sequence[Example], system: str, labels: Sequence[str], length: int
+    ) -> list[str]:
+        device = base.choose_device(self.params.train.device)
+        decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
+        where = self.cache / f"{text_digest(dumps([*decided, base.residency(device)]))}.json"
+        known: dict[str, str] = read_json(where) if where.exists() else {}
+        new = [row for row in {row.key: row for row in rows}.values() if row.key not in known]
+        if new:
+            from tqdm import tqdm
+
+            model = Model(self.base_folder, device=device, adapter=folder)
+            with tqdm(total=len(new), desc=f"ask {name}", unit="row", disable=None) as bar:
+                answers = model.answers(
+                    [row.messages[:-1] for row in new],
+                    template=model.template(system, length),
+                    labels=labels,
+                    max_new_tokens=self.spec.max_new_tokens,
+                    batch=self.params.evaluate.batch,
+                    tick=bar.update,
+                )
+            known |= {row.key: answer.text for row, answer in zip(new, answers, strict=True)}
+            write_json(where, known)
+        return [known[row.key] for row in rows]
+
+
+def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(predictions, one a row of every suite; metrics)."""
+    out, spec = Path("out") / adapter, params.adapter(adapter)
+    candidate, champion = out / "adapter", Path("champion") / adapter
+    serving = champion if (champion / "manifest.json").exists() else None
+    rows = [(name, row) for name in SUITES for row in _suite(out / "suites" / f"{name}.jsonl")]
+    if not rows:
+        raise DataError(f"{out / 'suites'} holds no rows: give data/suites/{adapter}/golden.jsonl some")
+    arms, trained = Arms(adapter, params, cache), read_examples(out / "data" / "train.jsonl")
+    examples = [row for _, row in rows]
+    asked = _base_rows(rows, params.evaluate.base_rows)
+    base_examples = [examples[i] for i in asked]
+    answers: dict[str, dict[int, str]] = {"candidate": dict(enumerate(arms.adapter_arm(candidate, examples, "candidate")))}
+    if serving:
+        answers["champion"] = dict(enumerate(arms.adapter_arm(serving, examples, "champion")))
+    answers["base"] = dict(zip(asked, arms.base_arm(base_examples), strict=True))
+    answers["prompted"] = dict(zip(asked, arms.prompted_arm(base_examples, trained), strict=True))
+    if spec.labels:
+        answers["regression"] = dict(
+            enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))
+        )
+    _changes_something(answers)
+    schema = read_json(Path(spec.output)) if spec.output else None
+    judge = Judge(spec.task, schema)
+    labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
+    copies = _trained_keys([candidate, *([serving] if serving else [])])
+    predictions = [_prediction(i, name, row, answers, judge, labels, copies, spec.task) for i, (name, row) in enumerate(rows)]
+    digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
+    return predictions, {"schema": 1, "adapter": adapter, **digests, "suites": summary(predictions)}
+
+
+def _suite(path: Path) -> list[Example]:
+    return read_examples(path) if path.exists() else []
+
+
+def _base_rows(rows: Sequence[tuple[str, Example]], most: int) -> list[int]:
+    """Indices of at most so many rows of each suite, by hash; `retained` is asked of adapters only."""
+    chosen: list[int] = []
+    for name in ("golden", "audit", "repair"):
+        mine = [i for i, (suite, _) in enumerate(rows) if suite == name]
+        chosen += sorted(sorted(mine, key=lambda i: unit_hash(rows[i][1].key, "base"))[:most])
+    return chosen
+
+
+def _changes_something(answers: dict[str, dict[int, str]]) -> None:
+    """An adapter whose answers are the base's on every row did not load, or changes nothing: a fault, never a tie."""
+    if all(answers["candidate"][i] == answer for i, answer in answers["base"].items()):
+        raise RetrainError("the candidate answers every row as the base does: it changes nothing; look at the training log")
+
+
+def _trained_keys(folders: Sequence[Path]) -> dict[str, str]:
+    return {key: "copy of a training row" for folder in folders for key in read_json(folder / "trained_on.json")}
+
+
+def _prediction(
+    i: int, suite: str, row: Example, answers: dict[str, dict[int, str]], judge: Judge, labels: dict[str, Any],
+    copies: dict[str, str], task: str,
+) -> dict[str, Any]:  # fmt: skip
+    arms = {
+        arm: {
+            "answer": given[i],
+            "right": judge.right(given[i], row.answer),
+            "parsed": judge.parsed(given[i], labels[arm]),
+            "why": None,
+        }
+        for arm, given in answers.items()
+        if i in given
+    }
+    return {
+        "schema": 1,
+        "suite": suite,
+        "id": row.id,
+        "cluster": row.split_key,
+        "question": row.question,
+        "expected": row.answer,
+        "slice": {"label": row.answer} if task == "classification" else {},
+        "excluded": copies.get(text_digest(row.key)[:20]) if suite != "golden" else None,
+        "arms": arms,
+    }
+
+
+def summary(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Scores of every arm on every suite, over the rows that count."""
+    suites = {}
+    for name in SUITES:
+        rows = [row for row in predictions if row["suite"] == name and row["excluded"] is None]
+        arms = sorted({arm for row in rows for arm in row["arms"]})
+        if rows:
+            suites[name] = {"n": len(rows), "arms": {arm: _scores([r["arms"][arm] for r in rows if arm in r["arms"]]) for arm in arms}}
+    return suites
+
+
+def _scores(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    measured = [a for a in answers if a["right"] is not None]
+    n = max(1, len(measured))
+    return {
+        "n": len(answers),
+        "right": round(sum(a["right"] for a in measured) / n, 6),
+        "parsed": round(sum(a["parsed"] for a in measured) / n, 6),
+        "measured": round(len(measured) / max(1, len(answers)), 6),
+    }
+
+
+def answer_cache() -> Path:
+    """Shared by all clones of a workspace on one machine (RETRAIN_CACHE), else of this folder alone."""
+    return Path(os.environ.get("RETRAIN_CACHE") or ".retrain/answers")
+
+
+def main(adapter: str) -> None:
+    from retrain.card import plot
+
+    params = params_.load().of(adapter)
+    out = Path("out") / adapter
+    predictions, metrics = evaluate(adapter, params, answer_cache())
+    write_jsonl(out / "predictions" / "predictions.jsonl", predictions)
+    plot(metrics, out / "predictions" / "scores.png")
+    write_text(out / "metrics.json", dumps(metrics, indent=2) + "\n")
+    for name, suite in metrics["suites"].items():
+        print(f"{adapter} {name} (n {suite['n']}): " + ", ".join(f"{a} {s['right']:.1%}" for a, s in suite["arms"].items()))
+
+
+if __name__ == "__main__":
+    from retrain.stage import run
+
+    run(main)

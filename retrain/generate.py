@@ -1,0 +1,186 @@
+"""Answers of a base (+ adapter), in batches: greedy, or held to a closed set of labels.  [torch]
+
+The tokens that all prompts share are computed once; labels are decoded over their token trie and stop as soon as one
+label is left; rows that have ended leave the batch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrain import base, prompts, train
+from retrain.errors import IntegrityError
+from retrain.records import Message, read_json
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text, and the mean probability of its tokens among those allowed (0 to 1); cut: it hit the length limit."""
+
+    text: str
+    confidence: float
+    cut: bool = False
+
+
+class Model:
+    """A loaded base, and at most one adapter on it: every arm of an evaluation is a clean load."""
+
+    def __init__(self, base_folder: Path, *, device: str, adapter: Path | None = None) -> None:
+        self.device = base.choose_device(device)
+        self.model, self.tokenizer = base.load(base_folder, self.device)
+        self.run: dict[str, Any] | None = None
+        if adapter is not None:
+            self.digest = train.verify(adapter)
+            self.run = read_json(adapter / "run.json")
+            self._attach(base_folder, adapter)
+
+    def _attach(self, base_folder: Path, adapter: Path) -> None:
+        from peft import PeftModel
+
+        found = base.digest(base_folder)
+        if self.run and self.run["base_digest"] != found:
+            raise IntegrityError(f"{adapter} was trained on base {self.run['base_digest'][:12]}, {base_folder} is {found[:12]}")
+        self.model = PeftModel.from_pretrained(self.model, str(adapter), is_trainable=False).eval()
+        for name, parameter in self.model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(self.model.dtype)
+
+    def template(self, system: str, max_length: int) -> prompts.Template:
+        return prompts.Template(self.tokenizer, system, max_length)
+
+    def answers(
+        self,
+        questions: Sequence[Sequence[Message]],
+        *,
+        template: prompts.Template,
+        labels: Sequence[str],
+        max_new_tokens: int,
+        batch: int,
+        tick: Callable[[int], None] = lambda n: None,
+    ) -> list[Answer]:
+        """One answer a question, in their order; labels empty means free text of at most max_new_tokens."""
+        import torch
+
+        ids = [template.question(messages) for messages in questions]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        found: dict[int, Answer] = {}
+        with torch.inference_mode():
+            shared = _common_prefix(ids)
+            prefix = self._prefix(shared) if shared else None
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                choose = _Labels(labels, template, len(rows)) if labels else _Free(template, len(rows), max_new_tokens)
+                self._decode([ids[i][len(shared) :] for i in rows], prefix, len(shared), choose)
+                found |= dict(zip(rows, choose.answers(), strict=True))
+                tick(len(rows))
+        return [found[i] for i in range(len(ids))]
+
+    def _prefix(self, shared: list[int]) -> Any:
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self.model(input_ids=torch.tensor([shared], device=self.device), past_key_values=cache, use_cache=True)
+        return cache
+
+    def _decode(self, ids: list[list[int]], prefix: Any, shared: int, choose: Any) -> None:
+        """Feed the rows (padded on the left), then one token a step, until `choose` has ended every row."""
+        import copy
+
+        import torch
+        from transformers import DynamicCache
+
+        cache = copy.deepcopy(prefix) if prefix is not None else DynamicCache()
+        if prefix is not None:
+            cache.batch_repeat_interleave(len(ids))
+        longest = max(len(row) for row in ids)
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device
+        )
+        alive = list(range(len(ids)))
+        while True:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+            logits = self.model(
+                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1].float()  # fmt: skip
+            picked = choose.step(alive, logits)
+            keep = [i for i, token in enumerate(picked) if token is not None]
+            if not keep:
+                return
+            if len(keep) < len(alive):
+                index = torch.tensor(keep, device=self.device)
+                cache.batch_select_indices(index)
+                mask, alive = mask[index], [alive[i] for i in keep]
+            tokens = torch.tensor([[picked[i]] for i in keep], device=self.device)
+            mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
+
+
+def _common_prefix(ids: Sequence[list[int]]) -> list[int]:
+    """Tokens that all rows begin with, less the last one of the shortest row: each row must keep one to ask about."""
+    if len(ids) < 2:
+        return []
+    low, high = min(ids), max(ids)
+    limit = min(len(row) for row in ids) - 1
+    same = next((i for i in range(min(len(low), len(high))) if low[i] != high[i]), min(len(low), len(high)))
+    return low[: max(0, min(same, limit))]
+
+
+class _Labels:
+    """Walks the token trie of the labels, greedily among the tokens that it allows."""
+
+    def __init__(self, labels: Sequence[str], template: prompts.Template, rows: int) -> None:
+        self.paths = {label: tuple(template.completion(label)) for label in labels}
+        self.left = [list(labels) for _ in range(rows)]
+        self.at = [0] * rows
+        self.logs = [0.0] * rows
+
+    def step(self, alive: list[int], logits: Any) -> list[int | None]:
+        return [self._choose(row, logits[i]) for i, row in enumerate(alive)]
+
+    def _choose(self, row: int, logits: Any) -> int | None:
+        allowed = sorted({self.paths[label][self.at[row]] for label in self.left[row]})
+        log_probs = logits[allowed].log_softmax(-1)
+        best = int(log_probs.argmax())
+        token = allowed[best]
+        self.logs[row] += float(log_probs[best])
+        self.left[row] = [label for label in self.left[row] if self.paths[label][self.at[row]] == token]
+        self.at[row] += 1
+        return None if len(self.left[row]) == 1 else token
+
+    def answers(self) -> list[Answer]:
+        return [Answer(left[0], math.exp(log)) for left, log in zip(self.left, self.logs, strict=True)]
+
+
+class _Free:
+    """Greedy text until the end-of-turn token or the length limit."""
+
+    def __init__(self, template: prompts.Template, rows: int, most: int) -> None:
+        self.template, self.most = template, most
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self.logs: list[list[float]] = [[] for _ in range(rows)]
+        self.ended = [False] * rows
+
+    def step(self, alive: list[int], logits: Any) -> list[int | None]:
+        best = logits.argmax(-1).tolist()
+        log_probs = logits.log_softmax(-1).max(-1).values.tolist()
+        return [self._take(row, best[i], log_probs[i]) for i, row in enumerate(alive)]
+
+    def _take(self, row: int, token: int, log_prob: float) -> int | None:
+        self.logs[row].append(log_prob)
+        if token == self.template.end:
+            self.ended[row] = True
+            return None
+        self.tokens[row].append(token)
+        return token if len(self.tokens[row]) < self.most else None
+
+    def answers(self) -> list[Answer]:
+        decode = self.template.tokenizer.decode
+        return [
+            Answer(decode(tokens).strip(), math.exp(sum(logs) / len(logs)), not ended)
+            for tokens, logs, ended in zip(self.tokens, self.logs, self.ended, strict=True)
+        ]

@@ -1,0 +1,145 @@
+"""Stage `prepare`: seed + failure cases -> rows that train, and the frozen suites that judge.
+
+Files only. Every split goes by the hash of the conversation or question, so nothing moves when data grows; a training
+row that copies `golden` is dropped and counted, and a question with two different answers trains nothing.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrain import params as params_
+from retrain.errors import DataError
+from retrain.records import Example, read_examples, read_folder, rows_digest, unit_hash, write_json, write_jsonl
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows that train, the suites by name, and what was left out (reason -> rows)."""
+
+    train: list[Example]
+    suites: dict[str, list[Example]]
+    left_out: dict[str, int]
+
+
+def prepare(
+    *,
+    seed: Sequence[Example],
+    failures: Sequence[Example],
+    golden: Sequence[Example],
+    audits: Sequence[tuple[str, list[Example]]],
+    rules: params_.Prepare,
+    labels: Sequence[str],
+) -> Prepared:
+    """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate."""
+    left_out: Counter[str] = Counter()
+    held = [row for row in seed if unit_hash(row.split_key, "retained") < rules.retained_share]
+    pool = [row for row in seed if unit_hash(row.split_key, "retained") >= rules.retained_share]
+    if audits:
+        audit, earlier = _target(audits, rules)
+    else:  # before there is traffic a share of the seed stands in
+        audit = [row for row in pool if unit_hash(row.split_key, "audit") < rules.first_audit_share]
+        pool = [row for row in pool if unit_hash(row.split_key, "audit") >= rules.first_audit_share]
+        earlier = []
+    repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
+    learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
+    judging = {"golden": merge(golden), "audit": merge(audit), "repair": merge(repair), "retained": merge([*held, *earlier])}
+    rows = _consistent(merge([*pool, *learn]), left_out)
+    rows = _without_copies(rows, judging["golden"], left_out)
+    rows = _known_labels(rows, labels, left_out)
+    rows = _balanced(rows, rules.max_per_label, left_out) if labels else rows
+    return Prepared(rows, {name: kept for name, kept in judging.items() if kept}, dict(left_out))
+
+
+def merge(rows: Iterable[Example]) -> list[Example]:
+    """Equal rows become one that keeps all origins; in order of id."""
+    merged: dict[str, Example] = {}
+    for row in rows:
+        known = merged.get(row.id)
+        if known:
+            origins = {origin.request_id: origin for origin in (*known.origins, *row.origins)}
+            merged[row.id] = known.model_copy(update={"origins": tuple(origins[key] for key in sorted(origins))})
+        else:
+            merged[row.id] = row
+    return [merged[key] for key in sorted(merged)]
+
+
+def _target(audits: Sequence[tuple[str, list[Example]]], rules: params_.Prepare) -> tuple[list[Example], list[Example]]:
+    """(the newest audit sample less its `retained` share, that share of all earlier ones).
+
+    The file that the repository ships has no origins (it was chosen, not drawn) and goes to `audit` whole.
+    """
+
+    def to_retained(row: Example) -> bool:
+        return bool(row.origins) and unit_hash(row.split_key, "to-retained") < rules.audit_share
+
+    newest = [row for row in audits[-1][1] if not to_retained(row)]
+    return newest, [row for _, rows in audits[:-1] for row in rows if to_retained(row)]
+
+
+def _consistent(rows: list[Example], left_out: Counter[str]) -> list[Example]:
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        answers[row.key].add(row.answer)
+    kept = [row for row in rows if len(answers[row.key]) == 1]
+    left_out["one question, two answers"] += len(rows) - len(kept)
+    return kept
+
+
+def _without_copies(rows: list[Example], golden: Sequence[Example], left_out: Counter[str]) -> list[Example]:
+    copies = {row.key for row in golden}
+    kept = [row for row in rows if row.key not in copies]
+    left_out["copy of a golden row"] += len(rows) - len(kept)
+    return kept
+
+
+def _known_labels(rows: list[Example], labels: Sequence[str], left_out: Counter[str]) -> list[Example]:
+    kept = [row for row in rows if not labels or row.answer in labels]
+    left_out["label not admitted"] += len(rows) - len(kept)
+    return kept
+
+
+def _balanced(rows: list[Example], most: int, left_out: Counter[str]) -> list[Example]:
+    """At most so many rows a label, chosen by hash, so that no label drowns another."""
+    by_label: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        by_label[row.answer].append(row)
+    kept = [row for group in by_label.values() for row in sorted(group, key=lambda r: unit_hash(r.id, "balance"))[:most]]
+    left_out["more than prepare.max_per_label"] += len(rows) - len(kept)
+    return sorted(kept, key=lambda row: row.id)
+
+
+def read_audits(folder: Path) -> list[tuple[str, list[Example]]]:
+    """(stamp, rows) of each audit file, oldest first."""
+    return [(path.stem, read_examples(path)) for path in sorted(Path(folder).glob("*.jsonl"))]
+
+
+def main(adapter: str) -> None:
+    params = params_.load().of(adapter)
+    spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
+    seed = read_examples(Path("data/seed") / f"{adapter}.jsonl")
+    made = prepare(
+        seed=seed,
+        failures=read_folder(Path("data/failures") / adapter),
+        golden=read_examples(suites / "golden.jsonl"),
+        audits=read_audits(suites / "audit"),
+        rules=params.prepare,
+        labels=spec.labels,
+    )
+    if not made.train:
+        raise DataError(f"no row of data/seed/{adapter}.jsonl ({len(seed)} rows) trains: {made.left_out or 'it is empty'}")
+    write_jsonl(out / "data" / "train.jsonl", made.train)
+    for name, rows in made.suites.items():
+        write_jsonl(out / "suites" / f"{name}.jsonl", rows)
+    counts = {name: len(rows) for name, rows in made.suites.items()}
+    left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
+    report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}
+    write_json(out / "data" / "prepare.json", report)
+    print(f"{adapter}: {len(made.train)} rows train, suites {counts}" + (f", left out {left_out}" if left_out else ""))
+
+
+if __name__ == "__main__":
+    from retrain.stage import run
+
+    run(main)
