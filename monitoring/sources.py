@@ -178,7 +178,9 @@ def _check_zone(connection: Any, zone: str | None) -> None:
     known = connection.sql("select name from pg_timezone_names()").execute()["name"].tolist() if zone else []
     if zone and zone not in known:
         near = difflib.get_close_matches(zone, known, n=1)
-        raise ParamsError(f"logs.timezone is {zone!r} (params.yaml), no known zone{f': did you mean {near[0]!r}?' if near else ''}")
+        raise ParamsError(
+            f"logs.timezone is {zone!r} (params.yaml), no known zone{f': did you mean {near[0]!r}?' if near else ''}"
+        )
 
 
 # --- JSONL
@@ -302,7 +304,9 @@ def _typed(name: str, text: Any, zone: str | None) -> tuple[Any, list[Any]]:
     """(typed value, problems) of a column that has arrived as text."""
     if name in TIMES:
         aware = text.re_search(HAS_ZONE)
-        return _zoned(name, aware.ifelse(text.try_cast(UTC), ibis.null(UTC)), text.notnull() & ~aware, text.try_cast("timestamp"), zone)
+        return _zoned(
+            name, aware.ifelse(text.try_cast(UTC), ibis.null(UTC)), text.notnull() & ~aware, text.try_cast("timestamp"), zone
+        )
     if name in NUMBERS:
         number = text.try_cast("float64")
         finite = number.notnull() & ~number.isnan() & ~number.isinf()

@@ -20,7 +20,9 @@ class Window:
         for name in ("start", "end"):
             time = getattr(self, name)
             if time.tzinfo is None:
-                raise ParamsError(f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset such as +02:00")
+                raise ParamsError(
+                    f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset such as +02:00"
+                )
             object.__setattr__(self, name, time.astimezone(UTC))
         if self.start == self.end:
             raise ParamsError(f"the window starts and ends at {stamp(self.start)}: it has no length, so it holds no request")

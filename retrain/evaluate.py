@@ -15,7 +15,17 @@ from retrain import base, prompts, regression, train
 from retrain import params as params_
 from retrain.errors import DataError, RetrainError
 from retrain.generate import Model
-from retrain.records import Example, dumps, read_examples, read_json, text_digest, unit_hash, write_json, write_jsonl, write_text
+from retrain.records import (
+    Example,
+    dumps,
+    read_examples,
+    read_json,
+    text_digest,
+    unit_hash,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 SUITES = ("golden", "audit", "repair", "retained")
 
@@ -78,7 +88,14 @@ class Arms:
         return self._ask("prompted", digest, None, rows, system, self.spec.labels, self.params.train.max_length + 2048)
 
     def _ask(
-        self, name: str, digest: str, folder: Path | None, rows: Sequence[Example], system: str, labels: Sequence[str], length: int
+        self,
+        name: str,
+        digest: str,
+        folder: Path | None,
+        rows: Sequence[Example],
+        system: str,
+        labels: Sequence[str],
+        length: int,
     ) -> list[str]:
         device = base.choose_device(self.params.train.device)
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
@@ -191,7 +208,10 @@ def summary(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [row for row in predictions if row["suite"] == name and row["excluded"] is None]
         arms = sorted({arm for row in rows for arm in row["arms"]})
         if rows:
-            suites[name] = {"n": len(rows), "arms": {arm: _scores([r["arms"][arm] for r in rows if arm in r["arms"]]) for arm in arms}}
+            suites[name] = {
+                "n": len(rows),
+                "arms": {arm: _scores([r["arms"][arm] for r in rows if arm in r["arms"]]) for arm in arms},
+            }
     return suites
 
 

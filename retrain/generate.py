@@ -98,9 +98,7 @@ class Model:
         longest = max(len(row) for row in ids)
         pad = self.tokenizer.pad_token_id or 0
         tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
-        mask = torch.tensor(
-            [[1] * shared + [0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device
-        )
+        mask = torch.tensor([[1] * shared + [0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device)
         alive = list(range(len(ids)))
         while True:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]

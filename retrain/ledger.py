@@ -103,6 +103,11 @@ def read(root: Path, adapter: str) -> list[Entry]:
         raise IntegrityError(f"{error}. {_restore(path)}") from error
 
 
+def parse(text: str, adapter: str) -> list[Entry]:
+    """The lines of a ledger that is at hand as text, such as `git show REV:ledger/<adapter>.jsonl`."""
+    return [_parse(line, f"ledger/{adapter}.jsonl:{n}", adapter) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
 def _parse(line: str, where: str, adapter: str) -> Entry:
     try:
         entry = _ENTRY.validate_json(line)

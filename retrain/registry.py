@@ -208,6 +208,12 @@ class Registry:
             self.client.set_terminated(run_id, "FAILED")
         return stale
 
+    @_called
+    def run_of(self, adapter: str, digest: str) -> str | None:
+        """The training run whose candidate has this digest; None where MLflow was down when it trained."""
+        found = self._search(adapter, f"tags.kind = 'train' and tags.digest = '{digest}'", ("attributes.start_time ASC",))
+        return next((str(run.info.run_id) for run in found), None)
+
     # --- versions
 
     @_called

@@ -1,0 +1,106 @@
+"""Which log rows are failure cases, which were drawn for the audit, and what becomes of both.
+
+A request is drawn by the hash of its id before any feedback is read; a drawn row never trains, even when its user corrects it.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from retrain.records import Example, Origin, unit_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Failure cases: `examples` can train, `held` have a label that the adapter does not list, the rest waits or is kept out."""
+
+    examples: list[Example] = field(default_factory=list)
+    held: list[Example] = field(default_factory=list)
+    new_labels: dict[str, tuple[int, int]] = field(default_factory=dict)  # label -> (rows, users)
+    waiting: int = 0  # negative feedback without a correction
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
+
+
+def drawn(request_id: str, audit_rate: float) -> bool:
+    """Whether people label this request whatever the answer was."""
+    return unit_hash(request_id, "audit") < audit_rate
+
+
+def failure_cases(
+    frame: "pd.DataFrame", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str
+) -> Collection:
+    """Rows with a correction or negative feedback that are not drawn; `seen` holds (request id, label) of earlier files."""
+    waiting, examples = 0, []
+    for row in _records(frame):
+        if drawn(row["request_id"], audit_rate):
+            continue
+        correction = _text(row.get("correction"))
+        if correction is None:
+            waiting += row.get("feedback") == -1
+            continue
+        if correction == _text(row.get("response")) or (row["request_id"], correction) in seen or not _text(row.get("prompt")):
+            continue
+        examples.append(_example(row, correction, "failure", collected))
+    agreed, quarantined = _without_conflicts(_merge(examples))
+    known = [row for row in agreed if not labels or row.answer in labels]
+    held = [row for row in agreed if labels and row.answer not in labels]
+    return Collection(known, held, _new_labels(held), waiting, quarantined)
+
+
+def audited(frame: "pd.DataFrame", *, audit_rate: float) -> list[Example]:
+    """Drawn rows that a person has labelled; equal rows merge and keep their origins."""
+    rows = [row for row in _records(frame) if drawn(row["request_id"], audit_rate)]
+    labelled = [(row, _text(row.get("audit_label"))) for row in rows]
+    return _merge([_example(row, label, "audit", None) for row, label in labelled if label and _text(row.get("prompt"))])
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Rows as dicts, missing values as None."""
+    columns = [c for c in ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label") if c in frame]
+    kept = frame[columns].astype(object)
+    return [dict(row) for row in kept.where(kept.notna(), None).to_dict("records")]
+
+
+def _text(value: Any) -> str | None:
+    text = value.strip() if isinstance(value, str) else ""
+    return text or None
+
+
+def _example(row: dict[str, Any], answer: str, source: Any, collected: str | None) -> Example:
+    origin = Origin(request_id=row["request_id"], user=row.get("user_id"), collected=collected)
+    label_source: Any = "correction" if source == "failure" else "human"
+    return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,))
+
+
+def _merge(rows: list[Example]) -> list[Example]:
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        groups[row.id].append(row)
+    return [
+        group[0].model_copy(update={"origins": tuple(origin for row in group for origin in row.origins)})
+        for _, group in sorted(groups.items())
+    ]
+
+
+def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[dict[str, Any]]]:
+    """One question with two answers is nobody's truth: both are kept out."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        answers[row.key].add(row.answer)
+    agreed = [row for row in rows if len(answers[row.key]) == 1]
+    conflicts = [row for row in rows if len(answers[row.key]) > 1]
+    return agreed, [
+        {"id": row.id, "reason": "one question, two answers: " + " | ".join(sorted(answers[row.key]))} for row in conflicts
+    ]
+
+
+def _new_labels(held: list[Example]) -> dict[str, tuple[int, int]]:
+    rows: dict[str, int] = defaultdict(int)
+    users: dict[str, set[str]] = defaultdict(set)
+    for row in held:
+        rows[row.answer] += len(row.origins)
+        users[row.answer] |= {origin.user or origin.request_id for origin in row.origins}
+    return {label: (rows[label], len(users[label])) for label in sorted(rows)}

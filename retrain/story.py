@@ -1,0 +1,134 @@
+"""What a demo is told about: the shipped `support` text, or any labelled CSV pair, as files of a workspace."""
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrain.errors import DataError, ParamsError
+from retrain.params import edit
+from retrain.records import Example, dumps, question_key, unit_hash
+from retrain.simulate import read_traffic
+
+HOME = Path(__file__).resolve().parent.parent  # the checkout: params.yaml, dvc.yaml, data/ and dags/ lie here
+FIRST_AUDIT = "2026-02-28T00-00-00Z"
+JUDGES = 200  # rows of golden, of the first audit and of the first retained, where the data has that many
+
+
+@dataclass(frozen=True)
+class Story:
+    """A demo's cast: `files` make the workspace, `traffic` is what users will ask, `test` is what nothing else reads."""
+
+    adapter: str
+    initial: tuple[str, ...]
+    arriving: tuple[str, ...]
+    files: dict[str, str]
+    traffic: list[dict[str, str]]
+    test: list[dict[str, str]]
+
+
+def files_of(names: Sequence[str]) -> dict[str, str]:
+    return {name: (HOME / name).read_text("utf-8") for name in names}
+
+
+def shipped() -> Story:
+    """The `support` adapter on the text of this repository."""
+    adapter = "support"
+    names = [
+        "dvc.yaml", f"data/prompts/{adapter}.txt", f"data/seed/{adapter}.jsonl", f"data/suites/{adapter}/golden.jsonl",
+        f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl",
+    ]  # fmt: skip
+    traffic = read_traffic(HOME / "data" / "traffic" / f"{adapter}.jsonl")
+    initial = tuple(sorted({Example.model_validate_json(line).answer for line in files_of(names)[names[2]].splitlines()}))
+    arriving = tuple(sorted({row["label"] for row in traffic} - {*initial, "out_of_scope"}))
+    files = {**files_of(names), "params.yaml": params_text(adapter, initial)}
+    return Story(adapter, initial, arriving, files, traffic, [])
+
+
+def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: int) -> Story:
+    """Any `train.csv` and `test.csv` with columns text,category: intents sorted, then shuffled by random.Random(seed)."""
+    train, test = _read_csv(data / "train.csv"), _read_csv(data / "test.csv")
+    names = sorted({row["label"] for row in train})
+    if initial < 2 or arriving < 1 or initial + arriving > len(names):
+        raise ParamsError(
+            f"--initial {initial} and --arriving {arriving} need at least 2 and 1 of the {len(names)} categories of {data}/train.csv"
+        )
+    random.Random(seed).shuffle(names)
+    first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
+    adapter = "intents"
+    seeds, golden, audit, traffic = _split(train, first, per_intent)
+    traffic += [row for row in train if row["label"] in later]
+    files = {
+        **files_of(["dvc.yaml"]),
+        "params.yaml": params_text(adapter, tuple(sorted(first))),
+        f"data/prompts/{adapter}.txt": (HOME / "data/prompts/support.txt").read_text("utf-8"),
+        f"data/seed/{adapter}.jsonl": _lines(seeds, "seed"),
+        f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
+        f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl": _lines(audit, "audit"),
+    }
+    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}])
+
+
+def _split(train: list[dict[str, str]], initial: Sequence[str], per_intent: int) -> tuple[list[dict[str, str]], ...]:
+    """(seed, golden, audit, traffic): per_intent rows of each intent train; the judges' rows come on top, traffic is the rest.
+
+    An intent with few rows gives its judges less, never its training rows, and always leaves a third for traffic.
+    """
+    seeds, golden, audit, traffic = [], [], [], []
+    each = max(1, round(JUDGES / len(initial)))
+    for label in initial:
+        rows = sorted((r for r in train if r["label"] == label), key=lambda r: unit_hash(question_key(r["text"]), "story"))
+        held = [r for r in rows if unit_hash(question_key(r["text"]), "retained") < 0.5]
+        free = [r for r in rows if unit_hash(question_key(r["text"]), "retained") >= 0.5]
+        learn, free = free[:per_intent], free[per_intent:]
+        spare = held + free
+        few = min(each, max(1, (len(rows) - per_intent) // 5))
+        seeds += learn + held[:few]
+        rest = [r for r in spare if not any(r is h for h in held[:few])]
+        rest.sort(key=lambda r: unit_hash(question_key(r["text"]), "judges"))
+        golden += rest[:few]
+        audit += rest[few : 2 * few]
+        traffic += rest[2 * few :] or learn
+    return seeds, golden, audit, traffic
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        raise ParamsError(f"{path} does not exist: --data names a folder with train.csv and test.csv (columns text,category)")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"text", "category"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path} has columns {reader.fieldnames}, must have text and category")
+            rows = [{"text": r["text"].strip(), "label": r["category"].strip()} for r in reader if r["text"] and r["category"]]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+    once = {(question_key(row["text"])): row for row in reversed(rows) if row["text"] and row["label"]}
+    return list(reversed(once.values()))
+
+
+def _lines(rows: Sequence[dict[str, str]], source: str) -> str:
+    examples = [Example.of(row["text"], row["label"], source=source) for row in rows]
+    return "".join(dumps(row.as_dict()) + "\n" for row in sorted(examples, key=lambda row: row.id))
+
+
+def params_text(adapter: str, labels: Sequence[str]) -> str:
+    """The shipped params.yaml with this one classification adapter, comments kept."""
+    import tempfile
+
+    from ruamel.yaml import YAML
+
+    def change(data: dict) -> None:  # type: ignore[type-arg]  # ruamel's own mapping
+        spec = data["adapters"]["support"]
+        spec["labels"] = list(labels)
+        spec["prompt"] = f"data/prompts/{adapter}.txt"
+        for name in list(data["adapters"]):
+            del data["adapters"][name]
+        data["adapters"][adapter] = spec
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text((HOME / "params.yaml").read_text("utf-8"), "utf-8")
+        edit(path, change, YAML())
+        return path.read_text("utf-8")
