@@ -160,6 +160,4 @@ def _values(names: list[str], sides: dict[str, Any], drift: params_.Drift, html:
 def _column(name: str, value: float | None, reason: str | None, drift: params_.Drift) -> ColumnDrift:
     rule = drift.columns[name]
     status: Status = "not_computable" if value is None else "drift" if value > rule.threshold else "no_drift"
-    return ColumnDrift(
-        column=name, method=rule.method, value=value, threshold=rule.threshold, status=status, reason=reason
-    )
+    return ColumnDrift(column=name, method=rule.method, value=value, threshold=rule.threshold, status=status, reason=reason)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collection:
-    """Failure cases: `examples` can train, `held` have a label that the adapter does not list, the rest waits or is kept out."""
+    """Failure cases: `examples` can train, `held` have a label that the adapter does not list; the rest waits."""
 
     examples: list[Example] = field(default_factory=list)
     held: list[Example] = field(default_factory=list)
@@ -59,7 +59,9 @@ def audited(frame: "pd.DataFrame", *, audit_rate: float) -> list[Example]:
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows as dicts, missing values as None."""
-    columns = [c for c in ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label") if c in frame]
+    columns = [
+        c for c in ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label") if c in frame
+    ]
     kept = frame[columns].astype(object)
     return [dict(row) for row in kept.where(kept.notna(), None).to_dict("records")]
 

@@ -71,7 +71,9 @@ def decide(
     last = [record for record in history if record.version == champion][-policy.windows :]
     violating = sum(1 for record in last if record.violations)
     seen = f"{violating} of the last {len(last)} windows of v{champion} violate, {policy.violations} are needed"
-    told = f"nothing could be told: {newest.drift_status.replace('_', ' ')}" if _untold(newest) else "no drift, no loss of quality"
+    told = (
+        f"nothing could be told: {newest.drift_status.replace('_', ' ')}" if _untold(newest) else "no drift, no loss of quality"
+    )
     if not newest.violations:
         return _hold(f"the newest window does not violate ({told})", seen)
     if violating < policy.violations:

@@ -95,6 +95,9 @@ def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> No
             del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(made)
     AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source).save_pretrained(made)
+    config = read_json(made / "tokenizer_config.json")
+    config.pop("local_files_only", None)  # follows HF_HUB_OFFLINE: the digest must not
+    write_json(made / "tokenizer_config.json", config)
 
 
 # --- loading

@@ -175,7 +175,7 @@ def collect(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Turn labelled failure cases into the next dataset version.  Example: retrain collect support --end 2026-03-06T00:00:00Z"""
+    """Turn labelled failure cases into the next dataset version.  Example: retrain collect support"""
     import dataclasses
 
     from retrain import watch

@@ -34,7 +34,7 @@ class Demo:
     rng: random.Random
     corrected: float
     say: Say
-    window: Window = Window(START - timedelta(days=1), START)
+    window: Window = field(default_factory=lambda: Window(START - timedelta(days=1), START))
     versions: list[dict[str, Any]] = field(default_factory=list)
     windows: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
@@ -189,8 +189,8 @@ def _admit(demo: Demo, collected: watch.Collected) -> None:
         demo.say(f"   new label: {label}, {rows} rows, {users} users")
     wanted = [label for label in sorted(collected.new_labels) if label in demo.story.arriving]
     if wanted:
-        rows = {label: collected.new_labels[label][0] for label in wanted}
-        jobs.admit(demo.workspace, demo.story.adapter, wanted, rows=rows)
+        counts = {label: collected.new_labels[label][0] for label in wanted}
+        jobs.admit(demo.workspace, demo.story.adapter, wanted, rows=counts)
         demo.say(f"admitted by a person: {', '.join(wanted)}")
 
 

@@ -23,7 +23,7 @@ from retrain.errors import IntegrityError, RetrainError
 from retrain.ledger import LedgerState
 from retrain.params import Mlflow
 from retrain.process import alive
-from retrain.records import from_stamp, parse_time, read_json, stamp, verify_folder, write_json
+from retrain.records import from_stamp, parse_time, read_json, stamp, verify_folder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,9 +110,9 @@ class Registry:
             return known
 
     def _start(self, adapter: str, kind: str, name: str, tags: Mapping[str, object]) -> str:
-        owner = {"kind": kind, "pid": str(os.getpid()), "host": socket.gethostname()}
-        texts = {key: str(value) for key, value in tags.items()}
-        run = self.client.create_run(self._experiment(adapter), run_name=name, tags={**texts, **owner})
+        owner = {"kind": kind, "pid": os.getpid(), "host": socket.gethostname()}
+        texts = {key: str(value) for key, value in {**tags, **owner}.items()}
+        run = self.client.create_run(self._experiment(adapter), run_name=name, tags=texts)
         return str(run.info.run_id)
 
     def _search(self, adapter: str, filters: str, order: Sequence[str]) -> Iterable[Any]:
@@ -137,9 +137,7 @@ class Registry:
         run_id = self._start(adapter, "window", f"window {end}", {"start": start, "end": end})
         self.log_rows(run_id, [{"step": 0, "time": round(from_stamp(end).timestamp() * 1000), **metrics}])
         self._upload(run_id, artifacts)
-        with tempfile.TemporaryDirectory() as folder:
-            write_json(Path(folder) / "window.json", record)
-            self.client.log_artifact(run_id, str(Path(folder) / "window.json"))
+        self.client.log_dict(run_id, dict(record), "window.json")
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 

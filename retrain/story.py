@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from retrain.errors import DataError, ParamsError
 from retrain.params import edit
@@ -52,7 +53,8 @@ def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: 
     names = sorted({row["label"] for row in train})
     if initial < 2 or arriving < 1 or initial + arriving > len(names):
         raise ParamsError(
-            f"--initial {initial} and --arriving {arriving} need at least 2 and 1 of the {len(names)} categories of {data}/train.csv"
+            f"--initial {initial} and --arriving {arriving} need at least 2 and 1 of "
+            f"the {len(names)} categories of {data}/train.csv"
         )
     random.Random(seed).shuffle(names)
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
@@ -119,7 +121,7 @@ def params_text(adapter: str, labels: Sequence[str]) -> str:
 
     from ruamel.yaml import YAML
 
-    def change(data: dict) -> None:  # type: ignore[type-arg]  # ruamel's own mapping
+    def change(data: Any) -> None:  # ruamel's own mapping
         spec = data["adapters"]["support"]
         spec["labels"] = list(labels)
         spec["prompt"] = f"data/prompts/{adapter}.txt"
