@@ -287,7 +287,7 @@ def plot(metrics: Metrics, path: Path) -> None:
 
     suites, look = _suites(metrics), {"svg.hashsalt": "retrain", "font.family": "DejaVu Sans", "font.size": 10}
     with style.context(["default", look]):  # not the user's own matplotlibrc: bytes must reproduce
-        figure = Figure(figsize=(max(6.5, 1.2 + 2.4 * len(suites)), 4.2), dpi=120, layout="constrained")
+        figure = Figure(figsize=(max(7.5, 1.2 + 2.4 * len(suites)), 4.2), dpi=120, layout="constrained")
         axes = figure.subplots()
         _bars(axes, metrics, suites)
         _dress(axes, metrics, suites)
@@ -318,5 +318,5 @@ def _dress(axes: Any, metrics: Metrics, suites: list[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(labels), "borderaxespad": 0.2}
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(labels), "borderaxespad": 0.2, "fontsize": 9}
         axes.legend(handles, labels, frameon=False, columnspacing=1.2, handlelength=1.0, handleheight=1.0, **place)

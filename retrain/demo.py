@@ -75,7 +75,8 @@ def run(
                 demo, simulate.Phase(ROWS, arriving_share=0.25, corrected=corrected, styles=("typo", "mixed", "angry"))
             )
         if poisoned:
-            with demo.step("4 poisoned corrections arrive"):
+            with demo.step("4 an honest window of the new champion, then poisoned corrections"):
+                _window(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected))
                 _until_fired(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected, poison=_poison(story)))
         with demo.step("5 roll back, and forward again"):
             _rollback(demo)
@@ -144,7 +145,7 @@ def _window(demo: Demo, phase: simulate.Phase) -> watch.Watched:
         }
     )  # fmt: skip
     demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {'FIRE' if seen.decision.fire else 'hold'}")
-    for line in [*record.drifted, *record.reasons]:
+    for line in record.reasons:
         demo.say(f"   {line}")
     return seen
 

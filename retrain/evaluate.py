@@ -130,13 +130,13 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         raise DataError(f"{out / 'suites'} holds no rows: give data/suites/{adapter}/golden.jsonl some")
     arms, trained = Arms(adapter, params, cache), read_examples(out / "data" / "train.jsonl")
     examples = [row for _, row in rows]
-    asked = _base_rows(rows, params.evaluate.base_rows)
-    base_examples = [examples[i] for i in asked]
+    beside = _base_rows(rows, params.evaluate.beside_rows)
+    asked = beside if serving else _base_rows(rows, params.evaluate.base_rows)
     answers: dict[str, dict[int, str]] = {"candidate": dict(enumerate(arms.adapter_arm(candidate, examples, "candidate")))}
     if serving:
         answers["champion"] = dict(enumerate(arms.adapter_arm(serving, examples, "champion")))
-    answers["base"] = dict(zip(asked, arms.base_arm(base_examples), strict=True))
-    answers["prompted"] = dict(zip(asked, arms.prompted_arm(base_examples, trained), strict=True))
+    answers["base"] = dict(zip(asked, arms.base_arm([examples[i] for i in asked]), strict=True))
+    answers["prompted"] = dict(zip(beside, arms.prompted_arm([examples[i] for i in beside], trained), strict=True))
     if spec.labels:
         answers["regression"] = dict(
             enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))

@@ -25,8 +25,15 @@ class Checked:
     evaluated: int
 
 
+def _quiet() -> None:
+    """Before the first import: GX logs a page of lines and asks for telemetry."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+
+
 def check_logs(frame: "pd.DataFrame", *, min_rows: int) -> Checked:
     """A window's rows: enough of them, ids unique, prompt and response not blank, feedback -1 or +1."""
+    _quiet()
     import great_expectations.expectations as gxe
 
     return _run(
@@ -44,6 +51,7 @@ def check_logs(frame: "pd.DataFrame", *, min_rows: int) -> Checked:
 
 def check_examples(rows: Sequence[Example], *, labels: Sequence[str]) -> Checked:
     """Rows that enter training: at least one, ids unique, question and answer not blank, answers among labels if given."""
+    _quiet()
     import great_expectations.expectations as gxe
     import pandas as pd
 
@@ -74,10 +82,8 @@ def _not_blank(column: str, mostly: float = 1.0) -> list[Any]:
 
 
 def _run(frame: "pd.DataFrame", expected: list[Any]) -> Checked:
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     suite = context.suites.add(gx.ExpectationSuite(name="rows", expectations=expected))

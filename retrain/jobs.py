@@ -16,7 +16,7 @@ from typing import Any
 from retrain import ledger
 from retrain import params as params_
 from retrain.card import one_line
-from retrain.errors import NothingToDo, ParamsError, RejectedError, RetrainError
+from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, RetrainError
 from retrain.records import Example, file_digest, read_folder, read_json, stamp, write_json, write_jsonl
 from retrain.registry import Registry
 from retrain.verdict import Verdict, read_verdict
@@ -357,6 +357,23 @@ def champion_folder(workspace: Workspace, adapter: str) -> tuple[ledger.Promotio
         raise NothingToDo(f"{adapter} has no champion yet: run `retrain repro {adapter}` and `retrain promote {adapter}`")
     registry = Registry.open(workspace.params.mlflow, workspace.root)
     return serving, registry.download(adapter, serving.version, workspace.local / "serving" / f"{adapter}-v{serving.version}")
+
+
+def guard(workspace: Workspace, adapter: str) -> str:
+    """What serves, when ledger, alias and registered bytes agree; IntegrityError that says what differs."""
+    serving = ledger.state(entries(workspace, adapter)).champion
+    registry = Registry.open(workspace.params.mlflow, workspace.root)
+    alias = registry.alias(adapter, "champion")
+    if serving is None:
+        if alias is not None:
+            raise IntegrityError(f"MLflow's champion of {adapter} is v{alias.version}, the ledger knows of none")
+        return f"{adapter} has no champion yet"
+    if alias is None or alias.version != serving.version or alias.digest != serving.digest:
+        found = f"v{alias.version} {alias.digest[:12]}" if alias else "nothing"
+        wanted = f"v{serving.version} {serving.digest[:12]}"
+        raise IntegrityError(f"MLflow's champion of {adapter} is {found}, the ledger says {wanted}")
+    registry.download(adapter, serving.version, workspace.local / "serving" / serving.tag)
+    return f"{serving.tag} serves, its bytes match"
 
 
 # --- labels

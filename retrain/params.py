@@ -138,6 +138,7 @@ class Train(Section):
 
 class Evaluate(Section):
     base_rows: Positive
+    beside_rows: Positive
     shots: Annotated[int, Field(ge=0)]
     batch: Positive
 

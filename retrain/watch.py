@@ -11,7 +11,7 @@ from monitoring.sources import LogTable, read_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger
 from retrain.errors import DataError, NothingToDo, ParamsError
-from retrain.records import Example, from_stamp, read_examples, read_folder, stamp, write_jsonl
+from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
 
@@ -135,7 +135,7 @@ def _outputs(logs: LogTable, state: ledger.LedgerState, window: Window) -> Any:
     if champion is None or attempt is None:
         return None
     first = from_stamp(attempt.end)
-    frame = logs.between(first, min(window.start, first + 2 * window.length)) if first < window.start else None
+    frame = logs.between(first, min(window.start, first + window.length)) if first < window.start else None
     if frame is None:
         return None
     frame = frame[frame["model_version"] == f"{champion.adapter}-v{champion.version}"]
@@ -203,6 +203,21 @@ def _writer(clone: Clone, adapter: str, at: str, rows: list[Example]) -> Callabl
 
     write(clone)
     return write
+
+
+def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
+    """What a retraining is for: the given end, else the end of the newest window that fired and was not yet acted on."""
+    if end:
+        return parse_time(end, "end")
+    attempts = ledger.state(jobs.entries(workspace, adapter)).attempts
+    done = attempts[-1].end if attempts else ""
+    windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
+    fired = [row["end"] for row in windows if row["fire"] and row["end"] > done]
+    if not fired:
+        raise NothingToDo(
+            f"{adapter}: no window has fired since the last attempt ({done or 'none yet'}); give an end to train anyway"
+        )
+    return from_stamp(max(fired))
 
 
 def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = ()) -> jobs.Attempted:

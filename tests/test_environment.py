@@ -1,6 +1,5 @@
 """The environment holds together: every vendor imports, versions are pinned by name alone, light modules stay light."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,8 +7,6 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
-
-import pytest
 
 from retrain import doctor
 
@@ -109,12 +106,10 @@ def test_the_shared_modules_load_nothing_heavy():
     assert loaded_by("import retrain.params, retrain.records, retrain.ledger") == set()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("retrain.cli") is None, reason="retrain.cli is not written yet")
 def test_the_command_line_loads_nothing_heavy():
     assert loaded_by("import retrain.cli") == set()
 
 
-@pytest.mark.skipif(not list(ROOT.glob("dags/*.py")), reason="no DAG is written yet")
 def test_dag_files_load_without_what_they_schedule():
     dags = sorted(str(dag) for dag in ROOT.glob("dags/*.py"))
     code = f"import runpy, sys\nsys.path.insert(0, 'dags')\nfor dag in {dags}: runpy.run_path(dag)"

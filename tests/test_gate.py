@@ -54,15 +54,8 @@ def good(golden: Rows | None = None, audit: Rows | None = None) -> Rows:
 
 def judge(table: Rows, *, purpose: str = "improve", tries: int = 0, task: str = "classification", **changes: Any) -> Verdict:
     """Judged with hashes that fit, unless a change says otherwise; a change of a gate's name goes to the gates."""
-    champion = None if purpose == "first" else SHA["v1"]
-    state = ChampionState(
-        adapter="support",
-        purpose=purpose,
-        version=None if purpose == "first" else 1,
-        digest=champion,
-        attempts=tries,
-        audit=None,
-    )
+    champion = changes.pop("serving", None if purpose == "first" else SHA["v1"])
+    state = ChampionState(adapter="support", purpose=purpose, version=1, digest=champion, attempts=tries, audit=None)
     counts: dict[str, int] = {}
     for row in table:
         counts[row["suite"]] = counts.get(row["suite"], 0) + 1
@@ -304,9 +297,12 @@ def test_predictions_of_other_bytes_tell_nothing(change: dict[str, Any], words: 
 
 def test_an_unknown_purpose_and_a_purpose_without_its_champion_tell_nothing() -> None:
     assert "purpose is 'refresh', must be one of first, improve, replace" in judge(good(), purpose="refresh").checks[0].why
-    state = ChampionState(adapter="support", purpose="improve", version=None, digest=None, attempts=0, audit=None)
-    verdict = gate.judge(good(), gates=GATES, state=state, task="classification", bound={})
+    verdict = judge(good(), purpose="improve", serving=None)
+    assert [check.why for check in verdict.checks] == ["purpose is improve, but the champion's digest is missing"]
     assert verdict.status == "not_evaluated"
+    assert (
+        "purpose is first, but the champion's digest is 666" in judge(good(), purpose="first", serving=SHA["v1"]).checks[0].why
+    )
 
 
 def test_no_predictions_and_double_rows_tell_nothing() -> None:

@@ -1,0 +1,51 @@
+"""Every adapter's window, measured and decided; an adapter that fires rings its retraining.
+
+    adapters -> monitor (mapped: one bad adapter does not stop the others) --fired--> asset of that adapter
+
+The workspace is RETRAIN_WORKSPACE; all that is read at parse time are the adapters' names and the schedule.
+"""
+
+import os
+from pathlib import Path
+
+import yaml
+from airflow.sdk import Asset, AssetAlias, CronDataIntervalTimetable, Param, dag, task
+
+WORKSPACE = Path(os.environ.get("RETRAIN_WORKSPACE", Path(__file__).resolve().parent.parent))
+PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
+FIRED = AssetAlias("adapter-fired")
+
+
+@dag(
+    schedule=CronDataIntervalTimetable(PARAMS["window"]["schedule"], timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    params={"start": Param(None, type=["null", "string"]), "end": Param(None, type=["null", "string"])},
+    tags=["retrain"],
+    doc_md=__doc__,
+)
+def monitor_adapters():
+    @task(outlets=[FIRED], max_active_tis_per_dagrun=1)
+    def monitor(adapter, *, params=None, data_interval_start=None, data_interval_end=None, outlet_events=None):
+        from monitoring.windows import last_full, of_interval
+        from retrain import watch
+        from retrain.workspace import Workspace
+
+        workspace = Workspace.open(WORKSPACE)
+        if params["start"] or params["end"]:
+            window = of_interval(params["start"] or "", params["end"] or "")
+        elif data_interval_start is not None:
+            window = of_interval(data_interval_start, data_interval_end)
+        else:  # started by hand without a date
+            import datetime
+
+            window = last_full(datetime.datetime.now(datetime.UTC), workspace.params.window.hours)
+        seen = watch.monitor(workspace, adapter, window)
+        if seen.decision.fire:
+            outlet_events[FIRED].add(Asset(f"fired-{adapter}", f"retrain://fired/{adapter}"), extra={"end": seen.record.end})
+        return seen.record.as_dict()
+
+    monitor.expand(adapter=sorted(PARAMS["adapters"]))
+
+
+monitor_adapters()
