@@ -16,10 +16,12 @@ from retrain.text import vectors
 if TYPE_CHECKING:
     import pandas as pd
 
-INPUTS = ("prompt", "prompt_length", "novelty")  # the rest is what the champion made of them
-TEXT, CATEGORY = ("prompt",), ("response",)
+INPUTS = ("prompt", "prompt_length", "novelty", "topic")  # the rest is what the champion made of them
+TEXT, CATEGORY = ("prompt",), ("response", "topic")
 REQUIRED = ("prompt", "response")  # their absence is broken logging
 NEAREST = 3
+TOPICS = 24
+TOPIC_ROWS = 300  # of fewer rows, so many shares differ by chance alone: 100 quiet rows already look like drift
 
 Status = Literal["drift", "no_drift", "not_computable"]
 
@@ -54,16 +56,19 @@ def measure(
 ) -> DriftReport:
     """Compare a window's rows (LogRecord columns) with two references: `request_id, prompt` at least for the inputs."""
     missing = {column: _missing(current, column) for column in REQUIRED}
-    if len(current) < drift.min_rows:
+    broken = len(current) > 0 and any(share > drift.missing_max for share in missing.values())
+    if len(current) < drift.min_rows and not broken:
         return DriftReport(status="not_enough_data", rows=len(current), missing=missing, columns=[])
     now, inputs = _sample(current, drift.sample), _sample(reference_inputs, drift.sample)
     outputs = None if reference_outputs is None else _sample(reference_outputs, drift.sample)
     sides = {name: (inputs if name in INPUTS else outputs, now) for name in drift.columns}
     _add_novelty(inputs, now)
+    if "topic" in drift.columns:
+        _add_topic(inputs, now)
     reasons = {name: _why_not(name, *sides[name], drift.min_rows) for name in drift.columns}
     values = _values([name for name, why in reasons.items() if why is None], sides, drift, html)
     columns = [_column(name, values.get(name), reasons[name], drift) for name in drift.columns]
-    if any(share > drift.missing_max for share in missing.values()):
+    if broken:
         status: Any = "logging_broken"
     elif any(column.status == "drift" for column in columns):
         status = "drift"
@@ -105,11 +110,32 @@ def _add_novelty(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
         frame["novelty"] = [float(v) if text else None for v, text in zip(novelty, frame["prompt"], strict=True)]
 
 
+def _add_topic(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
+    """Which of 24 clusters a prompt falls in, found on both sides together: new wording gets a cluster of its own.
+
+    Clusters of the reference alone have no place for what is new, and saw a third of the shifted windows.
+    """
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    sides = [vectors(list(frame["prompt"].dropna())) for frame in (reference, current)]
+    if min(map(len, sides)) < TOPIC_ROWS:
+        return
+    both = np.vstack(sides)
+    count = min(TOPICS, len(np.unique(both, axis=0)))
+    found = KMeans(count, random_state=0, n_init=1).fit_predict(both)
+    for frame, topics in ((reference, found[: len(sides[0])]), (current, found[len(sides[0]) :])):
+        frame["topic"] = None
+        frame.loc[frame["prompt"].notna(), "topic"] = [f"topic {n}" for n in topics]
+
+
 def _why_not(name: str, reference: "pd.DataFrame | None", current: "pd.DataFrame", least: int) -> str | None:
     """Why a column cannot be compared; None where it can."""
     if reference is None:
         return "the champion has no window of its own yet"
     for side, frame in (("reference", reference), ("window", current)):
+        if name == "topic" and name not in frame:
+            return f"topics need {TOPIC_ROWS} prompts on both sides"
         usable = len(_usable(frame, name))
         if usable < least:
             return f"{usable} usable values in the {side}, {least} are needed (drift.min_rows)"

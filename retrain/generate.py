@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import base, prompts, train
-from retrain.errors import IntegrityError
+from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
 
 
@@ -133,6 +133,8 @@ class _Labels:
 
     def __init__(self, labels: Sequence[str], template: prompts.Template, rows: int) -> None:
         self.paths = {label: tuple(template.completion(label)) for label in labels}
+        if len(set(self.paths.values())) != len(self.paths):
+            raise ParamsError(f"some labels are the same tokens for this base, rename them: {', '.join(labels)}")
         self.left = [list(labels) for _ in range(rows)]
         self.at = [0] * rows
         self.logs = [0.0] * rows

@@ -1,0 +1,36 @@
+"""A random two-layer base for every test where learning is beside the point."""
+
+from pathlib import Path
+
+import pytest
+
+from retrain import base
+from retrain import params as params_
+
+WORDS = (
+    *("where", "is", "my", "parcel", "refund", "card", "lost", "cancel", "order", "please", "a", "b", "answer"),
+    *("system", "user", "assistant", "account_login", "cancel_order", "change_address", "damaged_item", "order_status"),
+    *("payment_failed", "refund_status", "return_item"),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpacked base: random weights, a word tokenizer, no chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<end>", "<unk>", "status", "<", "|", ">", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
+    fast.save_pretrained(folder / "raw")
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "raw")
+    spec = params_.Base(source="path", name=str(folder / "raw"), file=None, revision=None, sha256=None)
+    base.make("tiny", spec, folder / "base")
+    return folder / "base"

@@ -1,0 +1,97 @@
+"""The loop's jobs on real git, DVC and MLflow (SQLite), with a base that knows nothing: what is refused stays recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retrain import jobs, ledger, story, watch
+from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
+from retrain.params import set_values
+from retrain.process import git
+from retrain.records import parse_time
+from retrain.workspace import Workspace, init
+
+END = parse_time("2026-03-02T00:00:00Z")
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("jobs")
+    files = story.shipped().files
+    (folder / "params.yaml").write_text(files["params.yaml"])
+    raw = json.dumps(str(tiny.parent / "raw"))
+    small = ["bases.smollm2.source=path", f"bases.smollm2.name={raw}", "bases.smollm2.file=null", "bases.smollm2.sha256=null"]
+    set_values(
+        folder / "params.yaml",
+        [*small, "train.learning_rate=0.05", "train.batch=16", "train.max_length=64", "evaluate.shots=1"],
+    )
+    return init(folder / "ws", files={**files, "params.yaml": (folder / "params.yaml").read_text()})
+
+
+@pytest.fixture(scope="module")
+def refused(workspace: Workspace) -> jobs.Attempted:
+    return watch.retrain(workspace, "support", END, say=lambda line: None)
+
+
+def test_a_candidate_that_learned_little_is_refused_recorded_and_never_promoted(
+    workspace: Workspace, refused: jobs.Attempted
+) -> None:
+    assert refused.verdict is not None
+    assert refused.verdict.status == "failed"
+    lines = jobs.entries(workspace, "support")
+    assert [type(line) for line in lines] == [ledger.Attempt]
+    with pytest.raises(RejectedError, match="did not pass"):
+        jobs.promote(workspace, "support")
+    with pytest.raises(NothingToDo, match="no champion yet"):
+        jobs.champion_folder(workspace, "support")
+    assert jobs.guard(workspace, "support") == "support has no champion yet"
+
+
+def test_the_same_end_twice_is_one_attempt_and_the_commit_holds_its_verdict(
+    workspace: Workspace, refused: jobs.Attempted
+) -> None:
+    again = watch.retrain(workspace, "support", END, say=lambda line: None)
+    assert not again.fresh
+    assert again.attempt == refused.attempt
+    assert len(jobs.entries(workspace, "support")) == 1
+    verdict = json.loads(git(workspace.root, "show", f"{refused.attempt.commit}:out/support/verdict.json"))
+    assert verdict["bound"]["adapter"] == refused.attempt.digest
+
+
+def test_labels_are_admitted_once_and_comments_stay(workspace: Workspace) -> None:
+    assert jobs.admit(workspace, "support", ["gift_card"], rows={"gift_card": 3}) == ["gift_card"]
+    with pytest.raises(NothingToDo):
+        jobs.admit(workspace, "support", ["gift_card"], rows={})
+    git(workspace.root, "fetch", "--quiet", "origin", "main")
+    text = git(workspace.root, "show", "FETCH_HEAD:params.yaml")
+    assert "- gift_card" in text
+    assert "# a guardrail may lose no more than this" in text
+
+
+def log_rows(workspace: Workspace, name: str, rows: list[dict]) -> None:
+    folder = workspace.root / "logs" / "support"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_collecting_twice_changes_nothing_and_never_goes_back(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="logs/support"):
+        watch.collect(workspace, "support", END)
+    time = "2026-03-01T10:00:00+00:00"
+    rows = [
+        {"request_id": f"r{i}", "timestamp": time, "prompt": f"question {i}", "response": "order_status", "user_id": f"u{i}",
+         "feedback": -1, "correction": "refund_status", "feedback_at": time}
+        for i in range(30)
+    ]  # fmt: skip
+    log_rows(workspace, "a.jsonl", rows)
+    first = watch.collect(workspace, "support", END)
+    head = git(workspace.root, "ls-remote", "origin", "refs/heads/main")
+    again = watch.collect(workspace, "support", END)
+    assert (again.rows, again.file) == (first.rows, first.file)
+    assert 0 < first.rows < 30  # the drawn ones judge, they do not train
+    assert git(workspace.root, "ls-remote", "origin", "refs/heads/main") == head
+    with pytest.raises(ParamsError, match="never go back"):
+        watch.collect(workspace, "support", parse_time("2026-03-01T00:00:00Z"))
+    with pytest.raises(NothingToDo):
+        watch.collect(workspace, "support", parse_time("2026-03-05T00:00:00Z"))

@@ -1,0 +1,102 @@
+"""Real NF4 and LoRA on a random two-layer Llama: what training writes, refuses and reproduces; what generation answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retrain import base, prompts, train
+from retrain import params as params_
+from retrain.errors import DataError, IntegrityError, ParamsError
+from retrain.generate import Model
+from retrain.records import Example, read_json
+
+LABELS = ("order status", "refund card", "refund order")
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params_.Params:
+    root = Path(__file__).resolve().parent.parent
+    labels = json.dumps(list(LABELS))
+    found = params_.load(root, ["train.epochs=2", "train.batch=2", "train.max_length=32", f"adapters.support.labels={labels}"])
+    (tmp_path / "data/prompts").mkdir(parents=True)
+    (tmp_path / "data/prompts/support.txt").write_text("answer")
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+WORDS = ("parcel", "refund", "card", "order")
+ROWS = [
+    Example.of(f"where is my {word}", LABELS[i % 3], source="seed")
+    for i, word in enumerate(("parcel", "refund", "card", "order"))
+]
+
+
+def trained(params: params_.Params, tiny: Path, name: str = "adapter") -> Path:
+    train.train(ROWS, "support", params, tiny, Path(name), Path("log.jsonl"))
+    return Path(name)
+
+
+def test_an_adapter_folder_holds_weights_configuration_and_a_manifest_of_all_of_it(params: params_.Params, tiny: Path) -> None:
+    folder = trained(params, tiny)
+    files = {"adapter_model.safetensors", "adapter_config.json", "run.json", "trained_on.json", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == files
+    run = read_json(folder / "run.json")
+    assert run["base_digest"] == base.digest(tiny)
+    assert run["steps"] == 4
+    assert not {"commit", "time", "host"} & run.keys()
+    assert len(Path("log.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_same_data_base_and_parameters_give_the_same_bytes(params: params_.Params, tiny: Path) -> None:
+    assert train.verify(trained(params, tiny, "one")) == train.verify(trained(params, tiny, "two"))
+
+
+def test_one_flipped_byte_is_refused(params: params_.Params, tiny: Path) -> None:
+    folder = trained(params, tiny)
+    weights = folder / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(IntegrityError, match="does not match the manifest"):
+        train.verify(folder)
+
+
+def test_an_answer_that_fills_the_length_limit_is_named(params: params_.Params, tiny: Path) -> None:
+    rows = [Example.of("where is my parcel", "refund " * 40, source="seed")]
+    with pytest.raises(DataError, match=rows[0].id):
+        train.train(rows, "support", params, tiny, Path("adapter"), Path("log.jsonl"))
+    assert not Path("adapter").exists()
+
+
+def test_a_gpu_that_is_not_there_is_said_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParamsError, match="no CUDA device"):
+        base.choose_device("cuda")
+
+
+def test_batched_answers_are_those_of_one_row_at_a_time_and_held_to_the_labels(params: params_.Params, tiny: Path) -> None:
+    model = Model(tiny, device="cpu", adapter=trained(params, tiny))
+    template = model.template("answer", 32)
+    questions = [row.messages[:-1] for row in ROWS] + [
+        Example.of("please cancel my lost order", "a", source="seed").messages[:-1]
+    ]
+
+    def ask(some: list, batch: int) -> list[str]:
+        answers = model.answers(some, template=template, labels=LABELS, max_new_tokens=4, batch=batch)
+        return [answer.text for answer in answers]
+
+    together = ask(questions, 5)
+    assert together == [ask([question], 1)[0] for question in questions]
+    assert set(together) <= set(LABELS)
+
+
+def test_a_long_question_is_cut_at_the_front_and_keeps_its_end(tiny: Path) -> None:
+    _, tokenizer = base.load(tiny, "cpu")
+    template = prompts.Template(tokenizer, "answer", 24)
+    long = Example.of("where " * 50 + "refund card", "a", source="seed").messages[:-1]
+    ids = template.question(long)
+    assert len(ids) <= 24
+    assert "refund card" in tokenizer.decode(ids)
