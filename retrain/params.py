@@ -190,9 +190,7 @@ class Params(Section):
 
     def adapter(self, name: str) -> Adapter:
         if name not in self.adapters:
-            raise ParamsError(
-                f"adapter {name!r} is not in params.yaml, which has {', '.join(self.adapters)}{_nearest(name, self.adapters)}"
-            )
+            raise ParamsError(f"adapter {name!r} is not in params.yaml, which has {', '.join(self.adapters)}")
         return self.adapters[name]
 
     def of(self, name: str) -> "Params":
