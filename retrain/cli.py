@@ -68,15 +68,16 @@ def init(
     """Make a workspace: params.yaml, dvc.yaml, git, DVC and its stores.  Example: retrain init ~/fresh"""
     from retrain import params as params_
     from retrain import workspace
-    from retrain.story import HOME, files_of
+    from retrain.story import HOME, files_of, params_with
 
     params = params_.load(HOME)
-    names = ["params.yaml", "dvc.yaml"]
-    for name in adapter or params.adapters:
+    chosen = adapter or list(params.adapters)
+    names = ["dvc.yaml"]
+    for name in chosen:
         spec = params.adapter(name)
         names += [spec.prompt, *([spec.output] if spec.output else []), f"data/seed/{name}.jsonl"]
         names += sorted(str(path.relative_to(HOME)) for path in (HOME / "data/suites" / name).rglob("*.jsonl"))
-    made = workspace.init(directory, files=files_of(names))
+    made = workspace.init(directory, files={**files_of(names), "params.yaml": params_with(chosen)})
     print(f"workspace: {made.root}\nnext: edit params.yaml and data/, then `cd {directory} && retrain repro ADAPTER`")
 
 

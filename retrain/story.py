@@ -2,7 +2,7 @@
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,6 @@ def _lines(rows: Sequence[dict[str, str]], source: str) -> str:
 
 def params_text(adapter: str, labels: Sequence[str]) -> str:
     """The shipped params.yaml with this one classification adapter, comments kept."""
-    import tempfile
-
-    from ruamel.yaml import YAML
 
     def change(data: Any) -> None:  # ruamel's own mapping
         spec = data["adapters"]["support"]
@@ -128,6 +125,24 @@ def params_text(adapter: str, labels: Sequence[str]) -> str:
         for name in list(data["adapters"]):
             del data["adapters"][name]
         data["adapters"][adapter] = spec
+
+    return _changed(change)
+
+
+def params_with(adapters: Sequence[str]) -> str:
+    """The shipped params.yaml with these of its adapters alone, comments kept."""
+
+    def change(data: Any) -> None:
+        for name in set(data["adapters"]) - set(adapters):
+            del data["adapters"][name]
+
+    return _changed(change)
+
+
+def _changed(change: Callable[[Any], None]) -> str:
+    import tempfile
+
+    from ruamel.yaml import YAML
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"

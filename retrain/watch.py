@@ -11,6 +11,7 @@ from monitoring.sources import LogTable, read_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger
 from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.params import load
 from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
@@ -171,7 +172,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
-        labels = params.adapter(adapter).labels
+        labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
         rate = params.failures.audit_rate
         made = failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=seen, collected=at)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
