@@ -37,7 +37,7 @@ lint: .venv/.ready     ## ruff, mypy, import-linter
 	lint-imports --no-logo
 
 up: .venv/.ready     ## Airflow, MLflow and the reports on loopback until Ctrl-C
-	@retrain up $(ARGS)
+	@retrain up $(if $(wildcard demo/params.yaml),-w demo) $(ARGS)
 
 repro: .venv/.ready     ## every stage of dvc.yaml on the data of this workspace; ARGS=gate@support for one
 	@dvc repro $(ARGS)

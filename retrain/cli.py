@@ -274,6 +274,14 @@ def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> Non
 
 
 @app.command()
+def up(workspace: Root = HERE) -> None:
+    """Airflow, MLflow and the reports on loopback until Ctrl-C.  Example: retrain up -w demo"""
+    from retrain import up as up_
+
+    up_.run(_workspace(workspace), say)
+
+
+@app.command()
 def doctor(workspace: Root = HERE, as_json: Json = False) -> None:
     """Check environment, services, workspace and versions, and say the fix."""
     import dataclasses

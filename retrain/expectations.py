@@ -28,7 +28,9 @@ class Checked:
 def _quiet() -> None:
     """Before the first import: GX logs a page of lines and asks for telemetry."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    logger = logging.getLogger("great_expectations")
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False  # its children set levels of their own
 
 
 def check_logs(frame: "pd.DataFrame", *, min_rows: int) -> Checked:

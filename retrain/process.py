@@ -64,7 +64,7 @@ def run_group(
     with _sigterm_raises():
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=_binder(),
+            text=True, encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=dies_with_me(),
         )  # fmt: skip
         try:
             assert process.stdout is not None
@@ -77,7 +77,8 @@ def run_group(
             raise
 
 
-def _binder() -> Callable[[], None] | None:
+def dies_with_me() -> Callable[[], None] | None:
+    """For `preexec_fn`: the kernel kills the child when the thread that started it dies (Linux)."""
     if sys.platform != "linux":
         return None
     libc, parent = ctypes.CDLL(None), os.getpid()  # loaded here: between fork and exec nothing may be imported
