@@ -129,9 +129,8 @@ def run(workspace: Workspace, say: Say) -> None:
     """Until Ctrl-C or TERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with services(workspace, say) as found:
-        say(
-            f"Airflow  {found['airflow']}   log in as {found['user']} / {found['password']}; new DAGs are paused: switch them on"
-        )
+        say(f"Airflow  {found['airflow']}   log in as {found['user']} / {found['password']}")
+        say("         new DAGs are paused there: switch them on")
         say(f"MLflow   {found['mlflow']}")
         say(f"reports  {found['reports']}")
         say(f"workspace {workspace.root}, logs {os.path.relpath(workspace.local / 'up')}; Ctrl-C stops all of it")
