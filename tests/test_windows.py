@@ -1,0 +1,47 @@
+"""Windows are half-open, aware and in UTC."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from monitoring.windows import Window, following, last_full, of_interval
+from retrain.errors import ParamsError
+
+DAY = of_interval("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z")
+
+
+def test_an_offset_is_kept_as_utc() -> None:
+    berlin = of_interval("2026-03-01T01:00:00+01:00", datetime(2026, 3, 2, 1, tzinfo=timezone(timedelta(hours=1))))
+    assert berlin == DAY
+    assert berlin.start.tzinfo is UTC
+    assert str(berlin) == "[2026-03-01T00-00-00Z, 2026-03-02T00-00-00Z)"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        ("2026-03-01T00:00:00", "2026-03-02T00:00:00Z", "start .* without a time zone: add Z"),
+        ("2026-03-01T00:00:00Z", "2026-03-02T00:00:00", "end .* without a time zone: add Z"),
+        ("2026-03-01T00:00:00Z", "2026-03-01T01:00:00+01:00", "no length"),
+        ("2026-03-02T00:00:00Z", "2026-03-01T00:00:00Z", "swap them"),
+        ("yesterday", "2026-03-01T00:00:00Z", "start is 'yesterday', must be ISO 8601"),
+    ],
+)
+def test_what_is_no_window_is_refused_with_the_reason(start: str, end: str, words: str) -> None:
+    with pytest.raises(ParamsError, match=words):
+        of_interval(start, end)
+
+
+def test_a_naive_datetime_is_refused_not_guessed() -> None:
+    naive = datetime(2026, 3, 1)
+    with pytest.raises(ParamsError, match="without a time zone"):
+        Window(naive, naive + timedelta(days=1))
+    with pytest.raises(ParamsError, match="without a time zone"):
+        last_full(naive, 24)
+
+
+def test_the_last_full_window_has_ended_and_the_next_begins_where_it_ends() -> None:
+    assert last_full(datetime(2026, 3, 2, 0, 0, tzinfo=UTC), 24) == DAY
+    assert last_full(datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC), 24) == DAY
+    assert following(DAY) == last_full(datetime(2026, 3, 3, 12, tzinfo=UTC), 24)
+    assert last_full(datetime(2026, 3, 2, 0, 59, tzinfo=UTC), 0.5).length == timedelta(minutes=30)
