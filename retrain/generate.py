@@ -82,7 +82,8 @@ class Model:
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        self.model(input_ids=torch.tensor([shared], device=self.device), past_key_values=cache, use_cache=True)
+        decoder, _ = base.parts(self.model)
+        decoder(input_ids=torch.tensor([shared], device=self.device), past_key_values=cache, use_cache=True)
         return cache
 
     def _decode(self, ids: list[list[int]], prefix: Any, shared: int, choose: Any) -> None:
@@ -100,12 +101,13 @@ class Model:
         tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
         mask = torch.tensor([[1] * shared + [0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device)
         alive = list(range(len(ids)))
+        decoder, head = base.parts(self.model)
         while True:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-            logits = self.model(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1].float()  # fmt: skip
+            hidden = decoder(
+                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            logits = head(hidden.contiguous()).float()
             picked = choose.step(alive, logits)
             keep = [i for i, token in enumerate(picked) if token is not None]
             if not keep:

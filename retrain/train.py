@@ -147,10 +147,10 @@ def loss_of(model: Any, batch: Sequence[Tokens], pad: int, device: str) -> Any:
         places += [row * longest + len(question) - 1 + i for i in range(len(completion))]
         targets += completion
     with torch.autocast(device, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        inner = model.get_base_model()
-        hidden = inner.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
+        decoder, head = base.parts(model)
+        hidden = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(places, device=device)]
-        logits = inner.lm_head(picked)
+        logits = head(picked)
     return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets, device=device))
 
 
