@@ -53,6 +53,8 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
     model, tokenizer = base.load(base_folder, device)
     template = prompts.Template(tokenizer, prompts.read_prompt(Path(spec.prompt)), settings.max_length)
     data = tokenise(rows, template)
+    if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
+        model.set_attn_implementation("eager")
     model = add_lora(model, settings, params.seed)
     losses = list(_loop(model, data, settings, params.seed, tokenizer.pad_token_id, device, log))
     _check_learned(model, losses)
