@@ -21,7 +21,7 @@ class Collection:
     held: list[Example] = field(default_factory=list)
     new_labels: dict[str, tuple[int, int]] = field(default_factory=dict)  # label -> (rows, users)
     waiting: int = 0  # negative feedback without a correction
-    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[dict[str, Any]] = field(default_factory=list)  # id or request_id, and the reason
 
 
 def drawn(request_id: str, audit_rate: float) -> bool:
@@ -32,8 +32,12 @@ def drawn(request_id: str, audit_rate: float) -> bool:
 def failure_cases(
     frame: "pd.DataFrame", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str
 ) -> Collection:
-    """Rows with a correction or negative feedback that are not drawn; `seen` holds (request id, label) of earlier files."""
-    waiting, examples = 0, []
+    """Rows (LogRecord columns) with a correction or negative feedback that are not drawn.
+
+    `labels` is empty for a generation task: every answer can train. `seen` holds (request id, label) of earlier files;
+    `collected` is the stamp that the origins carry. A correction equal to the response is no failure.
+    """
+    waiting, examples, blank = 0, [], []
     for row in _records(frame):
         if drawn(row["request_id"], audit_rate):
             continue
@@ -41,13 +45,16 @@ def failure_cases(
         if correction is None:
             waiting += row.get("feedback") == -1
             continue
-        if correction == _text(row.get("response")) or (row["request_id"], correction) in seen or not _text(row.get("prompt")):
+        if correction == _text(row.get("response")) or (row["request_id"], correction) in seen:
+            continue
+        if not _text(row.get("prompt")):
+            blank.append({"request_id": row["request_id"], "reason": "a correction to a blank prompt"})
             continue
         examples.append(_example(row, correction, "failure", collected))
     agreed, quarantined = _without_conflicts(_merge(examples))
     known = [row for row in agreed if not labels or row.answer in labels]
     held = [row for row in agreed if labels and row.answer not in labels]
-    return Collection(known, held, _new_labels(held), waiting, quarantined)
+    return Collection(known, held, _new_labels(held), waiting, blank + quarantined)
 
 
 def audited(frame: "pd.DataFrame", *, audit_rate: float) -> list[Example]:

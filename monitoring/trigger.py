@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from retrain.params import Trigger
 from retrain.records import Record
 
+ROUNDING = 1e-9  # 0.8 - 0.7 is a little more than 0.1
+
 
 class WindowRecord(Record):
     """One measured window as MLflow keeps it; `start` and `end` are stamps, `version` the champion that served."""
@@ -48,13 +50,18 @@ def violations(
     reference_accuracy: float | None,
     policy: Trigger,
 ) -> list[str]:
-    """What is wrong with a window, in words; empty where nothing is, or nothing can be told."""
+    """What is wrong with a window, in words; empty where nothing is, or nothing can be told.
+
+    Broken logging violates nothing: what is computed from missing values tells about the logging, not about the champion.
+    """
+    if drift_status == "logging_broken":
+        return []
     found = ["drift: " + ", ".join(drifted)] if drift_status == "drift" else []
     for name, now, before, most in (
         ("satisfaction", satisfaction, reference_satisfaction, policy.satisfaction_drop),
         ("accuracy on the audit sample", accuracy, reference_accuracy, policy.accuracy_drop),
     ):
-        if now is not None and before is not None and before - now > most:
+        if now is not None and before is not None and before - now > most + ROUNDING:
             found.append(f"{name} fell from {before:.0%} to {now:.0%}, {most:.0%} allowed")
     return found
 
@@ -62,34 +69,69 @@ def violations(
 def decide(
     history: Sequence[WindowRecord], *, policy: Trigger, new_failures: int, unread_audit: int, champion: int | None
 ) -> TriggerDecision:
-    """history: oldest first, the window to decide on last; only windows that today's champion served count."""
+    """history: oldest first, the window to decide on last; counts are rows. Pure, raises nothing.
+
+    Only windows that today's champion served count, and of these only what tells something: a window with broken logging,
+    or with too little data and no violation, is passed over, so that it neither fires nor pushes a violation out of the last n.
+    """
     newest = history[-1]
     if champion is None:
         return _hold(f"no champion yet: run `retrain repro {newest.adapter}` and `retrain promote {newest.adapter}`")
     if newest.drift_status == "logging_broken":
         return _hold("logging is broken: too many values are missing; this is no drift and trains nothing")
-    last = [record for record in history if record.version == champion][-policy.windows :]
+    if newest.version != champion:
+        return _hold(
+            f"the newest window was served by {_named(newest.version)}, the champion is v{champion}: it does not count"
+        )
+    served = [record for record in history if record.version == champion]
+    last = [record for record in served if _tells(record)][-policy.windows :]
     violating = sum(1 for record in last if record.violations)
-    seen = f"{violating} of the last {len(last)} windows of v{champion} violate, {policy.violations} are needed"
-    told = (
-        f"nothing could be told: {newest.drift_status.replace('_', ' ')}" if _untold(newest) else "no drift, no loss of quality"
-    )
+    seen = _seen(violating, len(last), len(served) - sum(map(_tells, served)), policy, champion)
     if not newest.violations:
-        return _hold(f"the newest window does not violate ({told})", seen)
+        return _hold(_why_not(newest), seen)
     if violating < policy.violations:
         return _hold(*newest.violations, f"but {seen}")
+    return _with_rows(newest, seen, policy, new_failures, unread_audit)
+
+
+def _with_rows(newest: WindowRecord, seen: str, policy: Trigger, new_failures: int, unread_audit: int) -> TriggerDecision:
+    """Fire if there are rows to learn from and rows to judge by; otherwise how many to label of each."""
+    short = []
     if new_failures < policy.min_failures:
         missing = policy.min_failures - new_failures
-        return _hold(*newest.violations, seen, f"but only {new_failures} new labelled failures: label {missing} more")
+        short.append(f"but only {new_failures} new labelled failures: label {missing} more")
     if unread_audit < policy.min_audit:
         missing = policy.min_audit - unread_audit
-        return _hold(*newest.violations, seen, f"but only {unread_audit} unread audited rows can judge: label {missing} more")
+        short.append(f"but only {unread_audit} unread audited rows can judge: label {missing} more")
+    if short:
+        return _hold(*newest.violations, seen, *short)
     enough = f"{new_failures} new labelled failures, {unread_audit} unread audited rows"
     return TriggerDecision(fire=True, purpose="improve", reasons=[*newest.violations, seen, enough])
 
 
-def _untold(record: WindowRecord) -> bool:
-    return record.drift_status in ("not_enough_data", "not_computable")
+def _tells(record: WindowRecord) -> bool:
+    """Whether a window is a violation or a clearance at all."""
+    if record.drift_status == "logging_broken":
+        return False
+    return bool(record.violations) or record.drift_status not in ("not_enough_data", "not_computable")
+
+
+def _why_not(newest: WindowRecord) -> str:
+    if _tells(newest):
+        return "the newest window does not violate (no drift, no loss of quality)"
+    status = newest.drift_status.replace("_", " ")
+    return f"the newest window does not violate, nor does it clear (nothing could be told: {status})"
+
+
+def _seen(violating: int, told: int, untold: int, policy: Trigger, champion: int) -> str:
+    windows, verb = "window" if told == 1 else "windows", "violates" if violating == 1 else "violate"
+    needed = f"{policy.violations} {'is' if policy.violations == 1 else 'are'} needed"
+    passed = f" ({untold} more could not be told and {'does' if untold == 1 else 'do'} not count)" if untold else ""
+    return f"{violating} of the last {told} {windows} of v{champion} {verb}, {needed}{passed}"
+
+
+def _named(version: int | None) -> str:
+    return "no champion" if version is None else f"v{version}"
 
 
 def _hold(*reasons: str) -> TriggerDecision:
