@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 WORKSPACE = Path(os.environ.get("RETRAIN_WORKSPACE", Path(__file__).resolve().parent.parent))
 PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
@@ -36,9 +37,12 @@ def build(adapter):
             from retrain.workspace import Workspace
 
             workspace = Workspace.open(WORKSPACE)
-            end = watch.due(workspace, adapter, params["end"])
             try:
-                watch.collect(workspace, adapter, end)
+                end = watch.due(workspace, adapter, params["end"])
+            except NothingToDo as nothing:  # woken by an event that an earlier run has dealt with
+                raise AirflowSkipException(str(nothing)) from nothing
+            try:
+                print(watch.collect(workspace, adapter, end))
             except NothingToDo as nothing:
                 print(nothing)
             return stamp(end)
