@@ -41,10 +41,7 @@ def build(adapter):
                 end = watch.due(workspace, adapter, params["end"])
             except NothingToDo as nothing:  # woken by an event that an earlier run has dealt with
                 raise AirflowSkipException(str(nothing)) from nothing
-            try:
-                print(watch.collect(workspace, adapter, end))
-            except NothingToDo as nothing:
-                print(nothing)
+            print(watch.collect_what_there_is(workspace, adapter, end))
             return stamp(end)
 
         @task

@@ -31,6 +31,7 @@ class WindowRecord(Record):
     version: int | None = None
     fire: bool
     reasons: list[str]
+    new_labels: dict[str, int] = {}  # rows since the last retraining whose correction the adapter does not list
 
 
 class TriggerDecision(BaseModel):

@@ -129,9 +129,8 @@ def simulate(
     """Send labelled traffic through the champion and write logs."""
     import random
 
-    from retrain import demo as demo_
     from retrain import simulate as simulate_
-    from retrain import story as story_
+    from retrain.users import Users
 
     space = _workspace(workspace)
     messages = simulate_.read_traffic(traffic)
@@ -142,13 +141,10 @@ def simulate(
     wrong = [pair for pair in poison or [] if "=" not in pair]
     if wrong or not known:
         raise ParamsError(f"--poison {wrong[0]!r} must be TRUE=WRONG" if wrong else f"{traffic} has no label of {adapter}")
-    rng = random.Random(seed)
-    story = story_.Story(adapter, known, new, {}, messages, [])
-    run = demo_.Demo(space, story, rng, corrected, say)
-    run.decks = simulate_.Decks(messages, rng)
+    users = Users(space, adapter, messages, known, new, random.Random(seed))
     poisons = dict(pair.split("=", 1) for pair in poison or [])
     phase = simulate_.Phase(rows, arriving_share=arriving_share, corrected=corrected, poison=poisons)
-    print(f"wrote {demo_.traffic(run, phase, _window(space, start, end))}")
+    print(f"wrote {users.send(phase, _window(space, start, end))}")
 
 
 @app.command()
@@ -267,7 +263,7 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
 def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
     """Every attempt, promotion, rollback and admitted label, oldest first."""
     from retrain import jobs
-    from retrain.demo import describe
+    from retrain.ledger import describe
 
     lines = jobs.entries(_workspace(workspace), adapter)
     _out([line.as_dict() for line in lines], as_json, [describe(line) for line in lines] or [f"{adapter} has no history yet"])

@@ -1,5 +1,10 @@
-"""The whole loop in a fresh workspace, in event time, on a real LLM: nothing is scripted to succeed."""
+"""The whole loop in a fresh workspace, in event time, on a real LLM: nothing is scripted to succeed.
 
+The DAGs do the work, in real Airflow runs; what a step came to is read back from where they recorded it: MLflow and git.
+"""
+
+import json
+import math
 import random
 import shutil
 import time
@@ -10,16 +15,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
-from retrain import jobs, ledger, simulate, watch
+from retrain import jobs, ledger, score, simulate, watch
 from retrain.card import one_line
-from retrain.errors import NothingToDo, RejectedError, RetrainError
-from retrain.generate import Model
-from retrain.records import stamp, write_json
+from retrain.dagruns import DagRuns
+from retrain.errors import NothingToDo
+from retrain.process import git
+from retrain.records import Example, stamp, write_json
 from retrain.story import Story
+from retrain.users import Users
+from retrain.verdict import Verdict
 from retrain.workspace import Workspace, init
 
 ROWS = 320  # of a window
+MOST_ROWS = 1600
+ARRIVING = 0.25  # of the traffic, once they arrive
 MOST_WINDOWS = 6  # of one step: a trigger that has not fired by then is reported, not waited for
 START = datetime(2026, 3, 2, tzinfo=UTC)
 Say = Callable[[str], None]
@@ -31,17 +42,17 @@ class Demo:
 
     workspace: Workspace
     story: Story
-    rng: random.Random
     corrected: float
     say: Say
+    runs: DagRuns
+    users: Users
     window: Window = field(default_factory=lambda: Window(START - timedelta(days=1), START))
+    commits: list[str] = field(default_factory=list)  # of the attempts, as `versions`
     versions: list[dict[str, Any]] = field(default_factory=list)
     windows: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     alternatives: dict[str, Any] = field(default_factory=dict)
-    decks: Any = None
-    model: tuple[int, Model] | None = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -53,33 +64,19 @@ class Demo:
             self.steps.append({"name": name, "seconds": round(time.monotonic() - started, 1)})
 
 
-def run(
-    folder: Path, story: Story, *, seed: int, corrected: float, say: Say, poisoned: bool, overrides: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Make the workspace, run the five steps, return the JSON of the demo (schema 1, README)."""
+def run(folder: Path, story: Story, *, seed: int, corrected: float, say: Say, poisoned: bool) -> dict[str, Any]:
+    """Make the workspace, run the steps in real DAG runs, return the JSON of the demo (schema 1, README)."""
     started = time.monotonic()
     _clear(folder)
     say(f"workspace: {folder}")
     workspace = init(folder, files=story.files)
     mark(folder)
-    demo = Demo(workspace, story, random.Random(seed), corrected, say)
-    demo.decks = simulate.Decks(story.traffic, demo.rng)
+    users = Users(workspace, story.adapter, story.traffic, _initial(story), story.arriving, random.Random(seed))
+    demo = Demo(workspace, story, corrected, say, DagRuns(workspace), users)
     with demo.step("1 the first adapter is trained on seed data and must beat the base"):
-        _attempt(demo, START)
+        _retrain(demo, START)
     if _serving(demo):
-        with demo.step("2 two quiet windows"):
-            for _ in range(2):
-                _window(demo, simulate.Phase(ROWS, corrected=corrected))
-        with demo.step("3 new intents and new wording arrive"):
-            _until_fired(
-                demo, simulate.Phase(ROWS, arriving_share=0.25, corrected=corrected, styles=("typo", "mixed", "angry"))
-            )
-        if poisoned:
-            with demo.step("4 an honest window of the new champion, then poisoned corrections"):
-                _window(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected))
-                _until_fired(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected, poison=_poison(story)))
-        with demo.step("5 roll back, and forward again"):
-            _rollback(demo)
+        _traffic_steps(demo, poisoned)
     if story.test:
         with demo.step("scores on test.csv, which nothing else reads"):
             _final_scores(demo)
@@ -96,10 +93,39 @@ def run(
     }
 
 
+def _traffic_steps(demo: Demo, poisoned: bool) -> None:
+    story, corrected = demo.story, demo.corrected
+    with demo.step("2 two quiet windows"):
+        for _ in range(2):
+            _window(demo, simulate.Phase(ROWS, corrected=corrected))
+    styles = ("typo", "mixed", "angry")
+    with demo.step("3 new intents and new wording arrive"):
+        rows = _arriving_rows(demo)
+        _until_fired(demo, simulate.Phase(rows, arriving_share=ARRIVING, corrected=corrected, styles=styles))
+    if poisoned:
+        with demo.step("4 an honest window of the new champion, then poisoned corrections"):
+            _window(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected))
+            _until_fired(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected, poison=_poison(story)))
+    with demo.step("5 roll back, and forward again"):
+        _rollback(demo)
+
+
 def _clear(folder: Path) -> None:
     """A demo's old workspace is replaced; any other folder that holds something is left alone (init refuses it)."""
     if (folder / ".retrain" / "demo").exists():
         shutil.rmtree(folder)
+
+
+def _arriving_rows(demo: Demo) -> int:
+    """Rows of a window such that two of them bring each arriving intent its `per_intent` corrected rows beyond those that
+    judge; an intent that has too few messages brings what it has."""
+    wanted = demo.story.per_intent
+    if wanted is None or demo.corrected == 0:
+        return ROWS
+    params = demo.workspace.params.of(demo.story.adapter)
+    trains = (1 - params.failures.audit_rate) * (1 - params.prepare.repair_share) * demo.corrected
+    rows = math.ceil(wanted * len(demo.story.arriving) / (2 * ARRIVING * trains))
+    return min(max(rows, ROWS), MOST_ROWS)
 
 
 def _poison(story: Story) -> dict[str, str]:
@@ -112,42 +138,23 @@ def _serving(demo: Demo) -> ledger.Promotion | None:
     return ledger.state(jobs.entries(demo.workspace, demo.story.adapter)).champion
 
 
-def traffic(demo: Demo, phase: simulate.Phase, window: Window) -> Path:
-    """One window of messages through the serving champion; the log file that it made."""
-    from tqdm import tqdm
-
-    adapter, story = demo.story.adapter, demo.story
-    serving, folder = jobs.champion_folder(demo.workspace, adapter)
-    params = demo.workspace.params.of(adapter)
-    if demo.model is None or demo.model[0] != serving.version:
-        demo.model = (serving.version, Model(_base(demo), device=params.train.device, adapter=folder))
-    messages = simulate.window(phase, decks=demo.decks, initial=_initial(story), arriving=story.arriving, rng=demo.rng)
-    with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
-        answers = simulate.ask(demo.model[1], messages, batch=params.evaluate.batch, max_new_tokens=16, tick=bar.update)
-    rows = simulate.logs(
-        messages, answers, phase, at=window, adapter=adapter, version=f"{adapter}-v{serving.version}",
-        audit_rate=params.failures.audit_rate, rng=demo.rng,
-    )  # fmt: skip
-    return simulate.write(demo.workspace.root, adapter, window, rows)
-
-
-def _window(demo: Demo, phase: simulate.Phase) -> watch.Watched:
-    """The next window: traffic, then monitoring."""
-    adapter = demo.story.adapter
+def _window(demo: Demo, phase: simulate.Phase) -> WindowRecord:
+    """The next window: traffic, then a run of monitor_adapters over it; the record is read back from MLflow."""
     demo.window = following(demo.window)
-    traffic(demo, phase, demo.window)
-    seen = watch.monitor(demo.workspace, adapter, demo.window)
-    record = seen.record
+    demo.users.send(phase, demo.window)
+    demo.runs.run("monitor_adapters", demo.window.end)
+    record = watch.recorded(demo.workspace, demo.story.adapter, demo.window)
+    decision = "fire" if record.fire else "hold"
     demo.windows.append(
         {
             "start": record.start, "end": record.end, "rows": record.rows, "drift": record.drift_status,
-            "decision": "fire" if seen.decision.fire else "hold", "reasons": record.reasons,
+            "decision": decision, "reasons": record.reasons,
         }
     )  # fmt: skip
-    demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {'FIRE' if seen.decision.fire else 'hold'}")
+    demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {decision.upper() if record.fire else decision}")
     for line in record.reasons:
         demo.say(f"   {line}")
-    return seen
+    return record
 
 
 def _initial(story: Story) -> tuple[str, ...]:
@@ -156,143 +163,135 @@ def _initial(story: Story) -> tuple[str, ...]:
     return (*story.initial * 3, "out_of_scope") if has_others else story.initial
 
 
-def _base(demo: Demo) -> Path:
-    """The unpacked base of this workspace, checked out of the shared cache once."""
-    name = demo.workspace.params.adapter(demo.story.adapter).base
-    target = demo.workspace.local / "base" / name
-    if not target.exists():
-        with demo.workspace.clone("base") as clone:
-            clone.dvc("pull", "--force", f"out/base/{name}")
-            shutil.copytree(clone.root / "out" / "base" / name, target)
-    return target
-
-
 def _until_fired(demo: Demo, phase: simulate.Phase) -> None:
-    """Windows of this phase until the trigger fires; then what the retraining DAG does."""
+    """Windows of this phase until the trigger fires; a person admits the new labels, then the retraining DAG runs."""
     for _ in range(MOST_WINDOWS):
-        if not _window(demo, phase).decision.fire:
-            continue
-        end = demo.window.end
-        try:
-            collected = watch.collect(demo.workspace, demo.story.adapter, end)
-            demo.say(f"collected {collected.rows} failure cases into {collected.file}")
-            _admit(demo, collected)
-        except NothingToDo as nothing:
-            demo.say(str(nothing))
-        _attempt(demo, end)
-        return
+        record = _window(demo, phase)
+        if record.fire:
+            _admit(demo, record)
+            _retrain(demo, demo.window.end)
+            return
     demo.say(f"the trigger did not fire in {MOST_WINDOWS} windows: no candidate was trained")
 
 
-def _admit(demo: Demo, collected: watch.Collected) -> None:
+def _admit(demo: Demo, record: WindowRecord) -> None:
     """The demo plays the person who admits labels: those that the story brings, never out-of-scope ones."""
-    for label, (rows, users) in sorted(collected.new_labels.items()):
-        demo.say(f"   new label: {label}, {rows} rows, {users} users")
-    wanted = [label for label in sorted(collected.new_labels) if label in demo.story.arriving]
+    wanted = {label: rows for label, rows in record.new_labels.items() if label in demo.story.arriving}
     if wanted:
-        counts = {label: collected.new_labels[label][0] for label in wanted}
-        jobs.admit(demo.workspace, demo.story.adapter, wanted, rows=counts)
+        jobs.admit(demo.workspace, demo.story.adapter, list(wanted), rows=wanted)
         demo.say(f"admitted by a person: {', '.join(wanted)}")
 
 
-def _attempt(demo: Demo, end: datetime) -> None:
-    """Retrain, gate, and promote or not."""
-    adapter = demo.story.adapter
-    made = watch.retrain(demo.workspace, adapter, end, say=_quietly(demo.say))
-    verdict = made.verdict
-    if verdict is None:
-        raise RetrainError(f"the attempt at {stamp(end)} was already in the ledger of a fresh workspace")
+def _retrain(demo: Demo, end: datetime) -> None:
+    """A run of retrain_<adapter>: collect, train, evaluate, gate, and promote or not; then what it left in git."""
+    adapter, workspace = demo.story.adapter, demo.workspace
+    before = _head(workspace)
+    demo.runs.run(f"retrain_{adapter}", end, {"end": stamp(end)})
+    for line in git(workspace.root, "log", "--reverse", "--format=%h %s", f"{before}..{_head(workspace)}").splitlines():
+        demo.say(f"   git {line}")
+    state = ledger.state(jobs.entries(workspace, adapter))
+    attempt = state.attempts[-1]
+    verdict = Verdict.model_validate_json(git(workspace.root, "show", f"{attempt.commit}:out/{adapter}/verdict.json"))
+    suites = json.loads(git(workspace.root, "show", f"{attempt.commit}:out/{adapter}/metrics.json"))["suites"]
+    promoted = state.champion is not None and state.champion.digest == attempt.digest
+    _say_verdict(demo, verdict, suites, state.champion, promoted)
+    demo.commits.append(attempt.commit)
+    demo.versions.append(
+        {
+            "version": state.champion.version if promoted and state.champion else None, "promoted": promoted,
+            "dataset": attempt.dataset, "suites": _of_arm(suites, "candidate"), "test": {},
+        }
+    )  # fmt: skip
+    demo.verdicts.append(verdict.as_dict())
+    if promoted or not demo.alternatives:
+        demo.alternatives = {arm: {"suites": _of_arm(suites, arm), "test": {}} for arm in ("base", "prompted", "regression")}
+
+
+def _head(workspace: Workspace) -> str:
+    git(workspace.root, "fetch", "--quiet", workspace.remote, workspace.params.workspace.branch)
+    return git(workspace.root, "rev-parse", "FETCH_HEAD")
+
+
+def _of_arm(suites: dict[str, Any], arm: str) -> dict[str, Any]:
+    scores = {name: suite["arms"][arm] for name, suite in suites.items() if arm in suite["arms"]}
+    return {name: {"metric": "right", "value": found["right"], "n": found["n"]} for name, found in scores.items()}
+
+
+def _say_verdict(
+    demo: Demo, verdict: Verdict, suites: dict[str, Any], champion: ledger.Promotion | None, promoted: bool
+) -> None:
     demo.say(f"verdict: {one_line(verdict)}")
-    for name, suite in made.metrics["suites"].items():
+    for name, suite in suites.items():
         demo.say(f"   {name:9} n {suite['n']:4}  " + "  ".join(f"{a} {s['right']:.1%}" for a, s in suite["arms"].items()))
     for harm in verdict.harmed[:4]:
         demo.say(f"   harmed on {harm.suite}: {harm.label} lost {harm.lost} of {harm.n} rows")
-    version = None
-    try:
-        version = jobs.promote(demo.workspace, adapter).version
-        demo.say(f"champion: {adapter}-v{version}")
-    except RejectedError:
-        serving = _serving(demo)
-        demo.say(f"not promoted; {adapter}-v{serving.version} stays" if serving else "not promoted: nothing serves")
-    suites = made.metrics["suites"]
-    scores = {s: {"metric": "right", "value": d["arms"]["candidate"]["right"], "n": d["n"]} for s, d in suites.items()}
-    entry = {"version": version, "promoted": version is not None, "dataset": made.attempt.dataset, "suites": scores, "test": {}}
-    demo.versions.append(entry)
-    demo.verdicts.append(verdict.as_dict())
-    for arm in ("base", "prompted", "regression"):
-        found = {s: d["arms"][arm] for s, d in suites.items() if arm in d["arms"]}
-        demo.alternatives[arm] = {s: {"metric": "right", "value": d["right"], "n": d["n"]} for s, d in found.items()}
-
-
-def _quietly(say: Say) -> Say:
-    """Of a stage's output only what a person wants to read in a demo."""
-
-    def line(text: str) -> None:
-        if text.startswith(("trained ", "warning: ", "base ")) or " rows train, " in text:
-            say(f"   {text}")
-
-    return line
+        for row in harm.rows[:2]:
+            demo.say(f"      {row.question!r} is {row.expected}, the candidate says {row.candidate}")
+    if promoted and champion:
+        demo.say(f"champion: {champion.tag}")
+    else:
+        demo.say(f"not promoted; {champion.tag} stays" if champion else "not promoted: nothing serves")
 
 
 def _rollback(demo: Demo) -> None:
     adapter = demo.story.adapter
     try:
         back = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: show the way back")
-        demo.say(f"rolled back: {adapter}-v{back.version} serves")
+        demo.say(f"rolled back: {back.tag} serves")
         forward = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: and forward again")
-        demo.say(f"forward again: {adapter}-v{forward.version} serves")
+        demo.say(f"forward again: {forward.tag} serves")
     except NothingToDo as nothing:
         demo.say(str(nothing))
+    demo.runs.run("guard_champion", demo.window.end)
+    demo.say("guard_champion: ledger, alias and bytes agree")
     for entry in jobs.entries(demo.workspace, adapter):
-        demo.say(f"   {describe(entry)}")
-
-
-def describe(entry: ledger.Entry) -> str:
-    """One ledger line as a sentence."""
-    if isinstance(entry, ledger.Attempt):
-        return f"{entry.at} attempt at {entry.end}: {entry.status}: {entry.why}"
-    if isinstance(entry, ledger.Promotion):
-        return f"{entry.at} promoted {entry.tag}" + (f", in place of v{entry.replaces}" if entry.replaces else "")
-    if isinstance(entry, ledger.Rollback):
-        return f"{entry.at} from v{entry.from_version} to v{entry.version}: {entry.reason}"
-    return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"
+        demo.say(f"   {ledger.describe(entry)}")
 
 
 def _final_scores(demo: Demo) -> None:
-    """Every promoted version on all test rows, by part."""
-    from retrain.registry import Registry
+    """Every candidate, refused ones too, and the alternatives on the rows of test.csv, by part."""
+    adapter, story, workspace = demo.story.adapter, demo.story, demo.workspace
+    parts = {"initial": story.initial, "arriving": story.arriving}
+    rows = [Example.of(row["text"], row["label"], source="audit") for row in story.test]
+    for entry, scores in zip(demo.versions, score.candidates(workspace, adapter, demo.commits, rows, parts), strict=True):
+        entry["test"] = scores
+        name = f"{adapter}-v{entry['version']}" if entry["promoted"] else "the refused candidate"
+        demo.say(f"{name}: {_in_words(scores)}")
+    best = max((i for i, entry in enumerate(demo.versions) if entry["promoted"]), default=0)
+    for arm, scores in score.alternatives(workspace, adapter, demo.commits[best], rows, parts).items():
+        demo.alternatives[arm]["test"] = scores
+        demo.say(f"{arm}: {_in_words(scores)}")
+    taught = score.taught(workspace, adapter, demo.commits[best])
+    if story.per_intent:
+        counts = ", ".join(f"{label} {taught.get(label, 0)}" for label in story.arriving)
+        demo.say(f"rows that train of each arriving intent ({story.per_intent} wanted): {counts}")
 
-    params = demo.workspace.params
-    registry = Registry.open(params.mlflow, demo.workspace.root)
-    parts = {"initial": demo.story.initial, "arriving": demo.story.arriving}
-    for entry in demo.versions:
-        if entry["version"] is None:
-            continue
-        name = f"{demo.story.adapter}-v{entry['version']}"
-        folder = registry.download(demo.story.adapter, entry["version"], demo.workspace.local / "serving" / name)
-        model = Model(_base(demo), device=params.train.device, adapter=folder)
-        answers = simulate.ask(model, demo.story.test, batch=params.evaluate.batch, max_new_tokens=16, tick=lambda n: None)
-        right = [a.text == row["label"] for a, row in zip(answers, demo.story.test, strict=True)]
-        for part, labels in parts.items():
-            mine = [ok for ok, row in zip(right, demo.story.test, strict=True) if row["label"] in labels]
-            entry["test"][part] = {"exact": round(sum(mine) / max(1, len(mine)), 4), "n": len(mine)}
-        demo.say(f"{name}: " + ", ".join(f"{part} {s['exact']:.1%} of {s['n']}" for part, s in entry["test"].items()))
+
+def _in_words(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{part} {found['exact']:.1%} of {found['n']}" for part, found in scores.items())
 
 
 def table(result: dict[str, Any]) -> list[str]:
     """The end of a demo: windows, versions, seconds."""
     lines = ["", "window                 rows  drift          decision"]
     lines += [f"{w['end']:22} {w['rows']:4}  {w['drift']:14} {w['decision']}" for w in result["windows"]]
-    lines += ["", "candidate  dataset       " + "".join(f"{s:>10}" for s in ("golden", "audit", "repair", "retained"))]
-    for v in result["versions"]:
-        cells = [v["suites"].get(s) for s in ("golden", "audit", "repair", "retained")]
+    tested = any(v["test"] for v in result["versions"])
+    names = ("golden", "audit", "repair", "retained")
+    parts = ("initial", "arriving") if tested else ()
+    lines += ["", "candidate  dataset       verdict       " + "".join(f"{name:>10}" for name in (*names, *parts))]
+    for v, verdict in zip(result["versions"], result["verdicts"], strict=True):
         name = f"v{v['version']}" if v["promoted"] else "refused"
-        lines.append(f"{name:10} {v['dataset'][:12]}  " + "".join(f"{c['value']:>10.1%}" if c else f"{'-':>10}" for c in cells))
-    for arm, suites in result["alternatives"].items():
-        cells = [suites.get(s) for s in ("golden", "audit", "repair", "retained")]
-        lines.append(f"{arm:10} (last data)   " + "".join(f"{c['value']:>10.1%}" if c else f"{'-':>10}" for c in cells))
+        lines.append(f"{name:10} {v['dataset'][:12]}  {verdict['status']:14}" + _cells(v, names, parts))
+    for arm, scores in result["alternatives"].items():
+        lines.append(f"{arm:10} {'(data of the last champion)':28}"[:39].ljust(39) + _cells(scores, names, parts))
     lines += ["", *(f"{s['seconds']:7.1f} s  {s['name']}" for s in result["steps"]), f"{result['seconds']:7.1f} s  in all"]
     return lines
+
+
+def _cells(scores: dict[str, Any], names: tuple[str, ...], parts: tuple[str, ...]) -> str:
+    values = [scores["suites"].get(name, {}).get("value") for name in names]
+    values += [scores["test"].get(part, {}).get("exact") for part in parts]
+    return "".join(f"{value:>10.1%}" if value is not None else f"{'-':>10}" for value in values)
 
 
 def mark(folder: Path) -> None:

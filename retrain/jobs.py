@@ -17,6 +17,7 @@ from retrain import ledger
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, RetrainError
+from retrain.process import git
 from retrain.records import Example, file_digest, read_folder, read_json, stamp, write_json, write_jsonl
 from retrain.registry import Registry
 from retrain.verdict import Verdict, read_verdict
@@ -340,14 +341,22 @@ def _follow_ledger(workspace: Workspace, clone: Clone, adapter: str) -> ledger.P
 def entries(workspace: Workspace, adapter: str) -> list[ledger.Entry]:
     """The ledger as the remote has it now: the person's checkout may be behind."""
     workspace.params.adapter(adapter)
-    from retrain.process import git
+    text = remote_file(workspace, f"ledger/{adapter}.jsonl")
+    return ledger.parse(text, adapter) if text else []
 
+
+def remote_params(workspace: Workspace) -> params_.Params:
+    """params.yaml as the remote has it now: labels are admitted there."""
+    text = remote_file(workspace, "params.yaml")
+    return params_.parse(text, f"{workspace.remote} params.yaml") if text else workspace.params
+
+
+def remote_file(workspace: Workspace, path: str) -> str:
+    """A file's text at the head of the remote's branch; empty where it has none."""
     git(workspace.root, "fetch", "--quiet", workspace.remote, workspace.params.workspace.branch)
-    files = git(workspace.root, "ls-tree", "--name-only", "FETCH_HEAD", f"ledger/{adapter}.jsonl")
-    if not files.strip():
-        return []
-    text = git(workspace.root, "show", f"FETCH_HEAD:ledger/{adapter}.jsonl")
-    return ledger.parse(text, adapter)
+    if not git(workspace.root, "ls-tree", "--name-only", "FETCH_HEAD", path):
+        return ""
+    return git(workspace.root, "show", f"FETCH_HEAD:{path}")
 
 
 def champion_folder(workspace: Workspace, adapter: str) -> tuple[ledger.Promotion, Path]:

@@ -234,3 +234,14 @@ def rollback_line(entries: Sequence[Entry], *, adapter: str, version: int | None
     return Rollback(
         at=at, adapter=adapter, from_version=now.champion.version, version=target.version, digest=target.digest, reason=reason
     )
+
+
+def describe(entry: Entry) -> str:
+    """One ledger line as a sentence."""
+    if isinstance(entry, Attempt):
+        return f"{entry.at} attempt at {entry.end}: {entry.status}: {entry.why}"
+    if isinstance(entry, Promotion):
+        return f"{entry.at} promoted {entry.tag}" + (f", in place of v{entry.replaces}" if entry.replaces else "")
+    if isinstance(entry, Rollback):
+        return f"{entry.at} from v{entry.from_version} to v{entry.version}: {entry.reason}"
+    return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"

@@ -208,7 +208,16 @@ class Params(Section):
 def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) -> Params:
     """Params of the workspace at root; each override is `key.path=value`, the value in YAML."""
     path = Path(root) / "params.yaml"
-    params = _validate(_apply(read(path), overrides), str(path))
+    return _checked(_apply(read(path), overrides), str(path))
+
+
+def parse(text: str, where: str) -> Params:
+    """Params of a file's text; `where` names it in errors."""
+    return _checked(_mapping(text, where), where)
+
+
+def _checked(data: dict[str, Any], where: str) -> Params:
+    params = _validate(data, where)
     for name in params.adapters:
         params.of(name)  # an override that cannot hold is said now, not at night
     return params
@@ -216,13 +225,20 @@ def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) ->
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        return _mapping(path.read_text("utf-8"), str(path))
     except FileNotFoundError as error:
         raise ParamsError(f"{path} does not exist: run in a workspace, or make one with `retrain init DIR`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not UTF-8: {error}") from error
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{where} is not YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ParamsError(f"{path} is empty or not a mapping: start from the file that `retrain init` writes")
+        raise ParamsError(f"{where} is empty or not a mapping: start from the file that `retrain init` writes")
     return data
 
 

@@ -61,10 +61,9 @@ def window(
     phase: Phase, *, decks: Decks, initial: Sequence[str], arriving: Sequence[str], rng: random.Random
 ) -> list[dict[str, str]]:
     """The messages of one window, with their true labels, in the order of arrival."""
-    rows = []
-    for i in range(phase.rows):
-        new = arriving and i < round(phase.rows * phase.arriving_share)
-        rows.append(decks.deal(rng.choice(list(arriving if new else initial)), phase.styles))
+    new = round(phase.rows * phase.arriving_share) if arriving else 0
+    labels = [arriving[i % len(arriving)] for i in range(new)] + [rng.choice(initial) for _ in range(phase.rows - new)]
+    rows = [decks.deal(label, phase.styles) for label in labels]
     rng.shuffle(rows)
     return rows
 

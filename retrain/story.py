@@ -27,6 +27,7 @@ class Story:
     files: dict[str, str]
     traffic: list[dict[str, str]]
     test: list[dict[str, str]]
+    per_intent: int | None = None  # corrected rows that each arriving intent is to bring
 
 
 def files_of(names: Sequence[str]) -> dict[str, str]:
@@ -69,7 +70,7 @@ def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: 
         f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
         f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl": _lines(audit, "audit"),
     }
-    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}])
+    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], per_intent)
 
 
 def _split(train: list[dict[str, str]], initial: Sequence[str], per_intent: int) -> tuple[list[dict[str, str]], ...]:

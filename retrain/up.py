@@ -27,7 +27,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def airflow_environment(workspace: Workspace, port: int) -> dict[str, str]:
+def airflow_environment(workspace: Workspace, *, port: int) -> dict[str, str]:
     """What Airflow and its tasks need: home and database inside the workspace, our dags, everything on loopback."""
     home = workspace.local / "airflow"
     return environment(
@@ -86,7 +86,7 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
     airflow, mlflow, pages = free_port(), free_port(), free_port()
     logs, reports = workspace.local / "up", workspace.local / "reports"
     reports.mkdir(parents=True, exist_ok=True)
-    env = airflow_environment(workspace, airflow)
+    env = airflow_environment(workspace, port=airflow)
     python = [sys.executable, "-m"]
     here = ["--host", "127.0.0.1"]
     store = workspace.local / "mlflow"

@@ -69,7 +69,7 @@ def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
         reasons=[],
     )
     since = _last_end(state)
-    labels = params.adapter(adapter).labels
+    labels = jobs.remote_params(workspace).adapter(adapter).labels
     rate = params.failures.audit_rate
     known = logs.known_before(window.end)
     fresh = known if since is None else known[known["feedback_at"] >= since]
@@ -81,15 +81,29 @@ def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
         unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
         champion=serving.version if serving else None,
     )
-    reasons = [*decision.reasons, *(f"data check: {line}" for line in checked.failures)]
+    reasons = [
+        *decision.reasons,
+        *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
+        *(f"data check: {line}" for line in checked.failures),
+    ]
     if serving and from_stamp(record.end) <= (since or from_stamp(record.end) - timedelta(1)):
         decision = decision.model_copy(update={"fire": False})
         reasons.insert(0, "this window ends before the last retraining: it is measured again, and never trains")
-    record = record.model_copy(update={"fire": decision.fire, "reasons": reasons})
+    new = {label: rows for label, (rows, _) in collection.new_labels.items()}
+    record = record.model_copy(update={"fire": decision.fire, "reasons": reasons, "new_labels": new})
     metrics = {f"drift.{c.column}": c.value for c in found.columns}
     metrics |= {"rows": len(frame), "satisfaction": now.satisfaction, "accuracy": now.accuracy, "fire": float(decision.fire)}
     registry.log_window(adapter, record.as_dict(), metrics, [report] if report.exists() else [])
     return Watched(record, decision, report)
+
+
+def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.WindowRecord:
+    """What a run recorded of a window; NothingToDo where none did."""
+    rows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
+    found = [row for row in rows if row["start"] == stamp(window.start) and row["end"] == stamp(window.end)]
+    if not found:
+        raise NothingToDo(f"{adapter}: no run has measured the window [{stamp(window.start)}, {stamp(window.end)})")
+    return trigger.WindowRecord.model_validate(found[0])
 
 
 def _past(registry: Registry, adapter: str, n: int, record: trigger.WindowRecord) -> list[trigger.WindowRecord]:
@@ -206,6 +220,19 @@ def _writer(clone: Clone, adapter: str, at: str, rows: list[Example]) -> Callabl
     return write
 
 
+def collect_what_there_is(workspace: Workspace, adapter: str, end: datetime) -> str:
+    """`collect` for a retraining, which goes on without new failure cases; what it came to, as a sentence."""
+    try:
+        made = collect(workspace, adapter, end)
+    except NothingToDo as nothing:
+        return str(nothing)
+    except DataError as error:
+        if ledger.state(jobs.entries(workspace, adapter)).champion:
+            raise
+        return f"before there is a champion nothing has to be collected ({error})"
+    return f"{made.rows} failure cases in {made.file}, {made.waiting} wait for a label, {made.quarantined} quarantined"
+
+
 def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
     """What a retraining is for: the given end, else the end of the newest window that fired and was not yet acted on."""
     if end:
@@ -228,7 +255,7 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
         frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
         audited = failures.audited(frame, audit_rate=params.failures.audit_rate)
     except DataError:
-        if jobs.ledger.state(jobs.entries(workspace, adapter)).champion:
+        if ledger.state(jobs.entries(workspace, adapter)).champion:
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
     return jobs.retrain(workspace, adapter, end=end, audited=audited, overrides=overrides, say=say)

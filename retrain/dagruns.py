@@ -1,0 +1,74 @@
+"""The DAGs of dags/, run in this process on the workspace's own Airflow database, so that `retrain up` shows the runs.
+
+`DAG.test` runs a DAG's tasks one after the other, without a scheduler: what the demo needs. Airflow is not imported here:
+the DAG files bring it.
+"""
+
+import contextlib
+import os
+import re
+import runpy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from retrain.errors import RetrainError
+from retrain.process import environment, failure, run_group
+from retrain.story import HOME
+from retrain.up import airflow_environment
+from retrain.workspace import Workspace
+
+FILES = ("monitor_adapters", "retrain_adapter", "guard_champion")
+
+
+class DagRuns:
+    """The DAGs of one workspace; a process can hold those of one only, for Airflow reads its environment once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.log = workspace.local / "up" / "dagruns.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        os.environ.update(airflow_environment(workspace, port=0), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
+        self._migrate(workspace)
+        with self._logged():
+            self.dags = {dag.dag_id: dag for name in FILES for dag in _dags(HOME / "dags" / f"{name}.py")}
+
+    def _migrate(self, workspace: Workspace) -> None:
+        lines: list[str] = []
+        command = ["airflow", "db", "migrate"]
+        code = run_group(command, cwd=workspace.root, env=environment(), on_line=lines.append)
+        if code:
+            raise failure(command, workspace.root, code, lines)
+
+    def run(self, dag_id: str, at: datetime, conf: dict[str, Any] | None = None) -> None:
+        """One run with the logical date `at` (of a scheduled DAG: the end of its data interval); RetrainError if it failed.
+
+        What the tasks print goes to the log; progress bars stay on the terminal.
+        """
+        if dag_id not in self.dags:
+            raise RetrainError(f"{HOME / 'dags'} has no DAG {dag_id}, it has {', '.join(sorted(self.dags))}")
+        start = self.log.stat().st_size if self.log.exists() else 0
+        with self._logged():
+            print(f"== {dag_id} {at:%Y-%m-%dT%H:%M:%SZ}", flush=True)
+            done = self.dags[dag_id].test(logical_date=at, run_conf=conf or {})
+        if done.state != "success":
+            with self.log.open("rb") as file:
+                file.seek(start)
+                raise RetrainError(
+                    f"the DAG run {dag_id} at {at} {done.state}: {_reason(file.read().decode('utf-8', 'replace'))}"
+                )
+
+    @contextlib.contextmanager
+    def _logged(self) -> Any:
+        with self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            yield
+
+
+def _dags(path: Path) -> list[Any]:
+    found = runpy.run_path(str(path)).values()
+    return list({id(value): value for value in found if hasattr(value, "dag_id") and hasattr(value, "test")}.values())
+
+
+def _reason(text: str) -> str:
+    """The last error that a task raised, out of Airflow's log; its last lines where none is found."""
+    raised = re.findall(r"^\s*(?:[\w.]*Error|[\w.]*Exception|[\w.]+NothingToDo): .*$", text, re.MULTILINE)
+    return raised[-1].strip() if raised else "\n  ".join(text.splitlines()[-8:])

@@ -1,0 +1,52 @@
+"""Simulated users in front of the champion that really serves: one window of messages, its answers, its log file."""
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from monitoring.windows import Window
+from retrain import jobs, simulate
+from retrain.generate import Model
+from retrain.workspace import Workspace
+
+
+class Users:
+    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "style"?})."""
+
+    def __init__(
+        self, workspace: Workspace, adapter: str, rows: Sequence[dict[str, str]], initial: Sequence[str],
+        arriving: Sequence[str], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self.workspace, self.adapter, self.rng = workspace, adapter, rng
+        self.initial, self.arriving = tuple(initial), tuple(arriving)
+        self.decks = simulate.Decks(rows, rng)
+        self.model: tuple[int, Model] | None = None
+
+    def send(self, phase: simulate.Phase, window: Window) -> Path:
+        """Ask the champion one window of messages and write the log; returns its path. NothingToDo without a champion."""
+        from tqdm import tqdm
+
+        serving, folder = jobs.champion_folder(self.workspace, self.adapter)
+        params = self.workspace.params.of(self.adapter)
+        if self.model is None or self.model[0] != serving.version:
+            self.model = (serving.version, Model(self._base(), device=params.train.device, adapter=folder))
+        messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
+        most = params.adapter(self.adapter).max_new_tokens
+        with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
+            answers = simulate.ask(self.model[1], messages, batch=params.evaluate.batch, max_new_tokens=most, tick=bar.update)
+        rows = simulate.logs(
+            messages, answers, phase, at=window, adapter=self.adapter, version=serving.tag,
+            audit_rate=params.failures.audit_rate, rng=self.rng,
+        )  # fmt: skip
+        return simulate.write(self.workspace.root, self.adapter, window, rows)
+
+    def _base(self) -> Path:
+        """The unpacked base of this workspace, checked out of the shared cache once."""
+        name = self.workspace.params.adapter(self.adapter).base
+        target = self.workspace.local / "base" / name
+        if not target.exists():
+            with self.workspace.clone("base") as clone:
+                clone.dvc("pull", "--force", f"out/base/{name}")
+                shutil.copytree(clone.root / "out" / "base" / name, target)
+        return target
