@@ -25,4 +25,4 @@ def guard_champion():
     guard.expand(adapter=sorted(PARAMS["adapters"]))
 
 
-guard_champion()
+DAG = guard_champion()

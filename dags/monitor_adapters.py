@@ -48,4 +48,4 @@ def monitor_adapters():
     monitor.expand(adapter=sorted(PARAMS["adapters"]))
 
 
-monitor_adapters()
+DAG = monitor_adapters()

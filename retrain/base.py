@@ -113,6 +113,8 @@ def quiet() -> None:
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated")  # peft asks, transformers complains
+    warnings.filterwarnings("ignore", message="Unable to fetch remote file")  # peft looks for the base's card, offline
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

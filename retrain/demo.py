@@ -22,7 +22,7 @@ from retrain.card import one_line
 from retrain.dagruns import DagRuns
 from retrain.errors import NothingToDo
 from retrain.process import git
-from retrain.records import Example, stamp, write_json
+from retrain.records import Example, write_json
 from retrain.story import Story
 from retrain.users import Users
 from retrain.verdict import Verdict
@@ -186,7 +186,7 @@ def _retrain(demo: Demo, end: datetime) -> None:
     """A run of retrain_<adapter>: collect, train, evaluate, gate, and promote or not; then what it left in git."""
     adapter, workspace = demo.story.adapter, demo.workspace
     before = _head(workspace)
-    demo.runs.run(f"retrain_{adapter}", end, {"end": stamp(end)})
+    demo.runs.run(f"retrain_{adapter}", end, {"end": end.isoformat()})
     for line in git(workspace.root, "log", "--reverse", "--format=%h %s", f"{before}..{_head(workspace)}").splitlines():
         demo.say(f"   git {line}")
     state = ledger.state(jobs.entries(workspace, adapter))

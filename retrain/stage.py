@@ -4,11 +4,13 @@ import sys
 from collections.abc import Callable
 
 from retrain.errors import RetrainError
+from retrain.process import die_with_parent
 
 
 def run(main: Callable[[str], None]) -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m retrain.{main.__module__.rpartition('.')[2]} NAME")
+    die_with_parent()  # or a killed `dvc repro` would leave a second writer behind
     try:
         main(sys.argv[1])
     except RetrainError as error:

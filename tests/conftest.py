@@ -17,6 +17,7 @@ WORDS = (
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unpacked base: random weights, a word tokenizer, no chat template."""
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -30,6 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         pad_token_id=0, eos_token_id=1, bos_token_id=1,
     )  # fmt: skip
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "raw")
     spec = params_.Base(source="path", name=str(folder / "raw"), file=None, revision=None, sha256=None)
     base.make("tiny", spec, folder / "base")

@@ -1,0 +1,114 @@
+"""Trial 1: a task is killed (SIGKILL) at a fail-point; run again it converges, with no duplicate row, version or promotion.
+
+The task is a process of its own that kills itself at one call, before or after it: nothing of ours gets to clean up.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import TELLS, workspace
+
+from retrain import jobs, ledger, watch
+from retrain.process import git
+from retrain.records import parse_time, read_folder, write_jsonl
+from retrain.registry import Registry
+from retrain.workspace import Workspace
+
+END = "2026-03-02T00:00:00Z"
+KILLED = """
+import os, signal, sys
+from datetime import datetime
+from pathlib import Path
+from retrain import jobs, watch
+from retrain.records import parse_time
+from retrain.registry import Registry
+from retrain.workspace import Clone, Workspace
+
+owner, name, when, verb, root, end = sys.argv[1:]
+owner = {"Clone": Clone, "Registry": Registry}[owner]
+real = getattr(owner, name)
+
+def dies(*args, **kwargs):
+    if when == "after":
+        real(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, name, dies)
+space = Workspace.open(Path(root))
+at = parse_time(end)
+if verb == "retrain":
+    watch.retrain(space, "support", at, say=lambda line: None)
+elif verb == "collect":
+    watch.collect(space, "support", at)
+else:
+    jobs.promote(space, "support")
+"""
+
+
+def killed_at(space: Workspace, point: str, when: str, verb: str, end: str = END) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, *point.split("."), when, verb, str(space.root), end])
+    assert done.returncode == -signal.SIGKILL, f"{verb} never came to {point}"
+
+
+@pytest.fixture(scope="module")
+def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace(tmp_path_factory.mktemp("trial1"), tiny)
+
+
+@pytest.fixture(scope="module")
+def attempted(space: Workspace) -> ledger.Attempt:
+    """Killed before its push, then run again."""
+    killed_at(space, "Clone.publish", "before", "retrain")
+    assert jobs.entries(space, "support") == []
+    made = watch.retrain(space, "support", parse_time(END), say=lambda line: None)
+    assert made.verdict is not None
+    assert made.verdict.status == "passed"
+    return made.attempt
+
+
+def test_a_retraining_killed_after_its_push_is_one_attempt(space: Workspace, attempted: ledger.Attempt) -> None:
+    again = watch.retrain(space, "support", parse_time(END), say=lambda line: None)
+    assert not again.fresh
+    assert jobs.entries(space, "support")[:1] == [attempted]
+    assert sum(isinstance(entry, ledger.Attempt) for entry in jobs.entries(space, "support")) == 1
+
+
+def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspace, attempted: ledger.Attempt) -> None:
+    registry = Registry.open(space.params.mlflow, space.root)
+    killed_at(space, "Registry.register", "after", "promote")  # registered, not in the ledger
+    assert ledger.state(jobs.entries(space, "support")).champion is None
+    assert registry.alias("support", "champion") is None
+    killed_at(space, "Registry.follow", "before", "promote")  # in the ledger, the alias not yet moved
+    assert ledger.state(jobs.entries(space, "support")).champion is not None
+    assert registry.alias("support", "champion") is None
+    promoted = jobs.promote(space, "support")
+    assert (promoted.version, promoted.digest) == (1, attempted.digest)
+    assert jobs.promote(space, "support") == promoted
+    assert sum(isinstance(entry, ledger.Promotion) for entry in jobs.entries(space, "support")) == 1
+    assert len(registry.client.search_model_versions("name='support'")) == 1
+    assert jobs.guard(space, "support") == "support-v1 serves, its bytes match"
+
+
+@pytest.mark.parametrize(("when", "end"), [("before", "2026-03-03T00:00:00Z"), ("after", "2026-03-04T00:00:00Z")])
+def test_a_killed_collection_has_each_row_once(space: Workspace, when: str, end: str) -> None:
+    time = end.replace("T00", "T10").replace(end[8:10], f"{int(end[8:10]) - 1:02d}")
+    label = sorted(TELLS.values())[0]
+    rows = [
+        {"request_id": f"{when}{i}", "timestamp": time, "prompt": f"{when} question {i}", "response": "other",
+         "feedback": -1, "correction": label, "feedback_at": time}
+        for i in range(40)
+    ]  # fmt: skip
+    write_jsonl(space.root / "logs" / "support" / f"{when}.jsonl", rows)
+    killed_at(space, "Clone._push", when, "collect", end)
+    made = watch.collect(space, "support", parse_time(end))
+    head = git(space.root, "ls-remote", "origin", "refs/heads/main")
+    assert watch.collect(space, "support", parse_time(end)).rows == made.rows
+    assert git(space.root, "ls-remote", "origin", "refs/heads/main") == head
+    with space.clone("look") as clone:
+        clone.pull(["data/failures/support.dvc"])
+        kept = [origin.request_id for row in read_folder(clone.root / "data/failures/support") for origin in row.origins]
+    assert len(kept) == len(set(kept))
+    assert sum(name.startswith(when) for name in kept) == made.rows > 0
