@@ -53,9 +53,8 @@ class DagRuns:
         if done.state != "success":
             with self.log.open("rb") as file:
                 file.seek(start)
-                raise RetrainError(
-                    f"the DAG run {dag_id} at {at} {done.state}: {_reason(file.read().decode('utf-8', 'replace'))}"
-                )
+                text = file.read().decode("utf-8", "replace")
+            raise RetrainError(f"the DAG run {dag_id} at {at} {done.state}: {_reason(text)}; see {self.log}")
 
     @contextlib.contextmanager
     def _logged(self) -> Any:

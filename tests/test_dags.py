@@ -37,8 +37,9 @@ FIRST, END = "2026-03-02T00:00:00Z", "2026-03-03T00:00:00Z"
 def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[str]]:
     """What each run came to, in one process as the demo does it."""
     space = workspace(tmp_path_factory.mktemp("dags"), tiny)
+    labels = sorted(TELLS.values())
     rows = [
-        {"request_id": f"r{i}", "timestamp": "2026-03-02T09:00:00Z", "prompt": f"question {i}", "response": sorted(TELLS.values())[i % 4]}
+        {"request_id": f"r{i}", "timestamp": "2026-03-02T09:00:00Z", "prompt": f"question {i}", "response": labels[i % 4]}
         for i in range(200)
     ]  # fmt: skip
     write_jsonl(space.root / "logs" / "support" / "day.jsonl", rows)
