@@ -183,12 +183,29 @@ def collect(
     _out(dataclasses.asdict(made), as_json, lines)
 
 
+@labels_app.command("list")
+def labels_list(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
+    """Labels of corrections that wait to be admitted.  Example: retrain labels list support"""
+    from retrain import watch
+
+    found = watch.new_labels(_workspace(workspace), adapter)
+    rows = [{"label": label, "rows": rows, "users": users} for label, (rows, users) in found.items()]
+    lines = [f"{row['label']}: {row['rows']} rows, {row['users']} users" for row in rows]
+    _out({"schema": 1, "adapter": adapter, "waiting": rows}, as_json, lines or [f"{adapter}: no label waits"])
+
+
 @labels_app.command("admit")
 def labels_admit(adapter: Name, label: list[str], workspace: Root = HERE) -> None:
     """Add labels to the adapter, by commit and push.  Example: retrain labels admit support gift_card"""
-    from retrain import jobs
+    from retrain import jobs, watch
+    from retrain.errors import DataError
 
-    added = jobs.admit(_workspace(workspace), adapter, label, rows={})
+    space = _workspace(workspace)
+    try:
+        rows = {name: n for name, (n, _) in watch.new_labels(space, adapter).items()}
+    except DataError:  # a label may be admitted before there are logs
+        rows = {}
+    added = jobs.admit(space, adapter, label, rows=rows)
     print(f"{adapter} now lists {', '.join(added)}: the next retraining learns them")
 
 

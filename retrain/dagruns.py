@@ -5,12 +5,15 @@ the DAG files bring it.
 """
 
 import contextlib
+import io
 import os
 import re
 import runpy
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from retrain.errors import RetrainError
 from retrain.process import environment, failure, run_group
@@ -18,13 +21,34 @@ from retrain.story import HOME
 from retrain.up import airflow_environment
 from retrain.workspace import Workspace
 
+WORTH_SAYING = re.compile(r"(trained |warning: |base |\S+: \d+ rows train)")
 FILES = ("monitor_adapters", "retrain_adapter", "guard_champion")
+
+
+class _Log(io.TextIOBase):
+    """What tasks print: all of it into a file, what a person waits for to `say` as well."""
+
+    def __init__(self, file: IO[str], say: Callable[[str], None]) -> None:
+        self.file, self.say, self.line = file, say, ""
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        *whole, self.line = (self.line + text).split("\n")
+        for line in whole:
+            if WORTH_SAYING.match(line):
+                self.say(f"   {line}")
+        return len(text)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 class DagRuns:
     """The DAGs of one workspace; a process can hold those of one only, for Airflow reads its environment once."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
+        out = sys.stdout  # `say` prints: what it says while tasks run must not come back here
+        self.say = lambda line: _aside(out, say, line)
         self.log = workspace.local / "up" / "dagruns.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         os.environ.update(airflow_environment(workspace, port=0), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
@@ -57,9 +81,14 @@ class DagRuns:
             raise RetrainError(f"the DAG run {dag_id} at {at} {done.state}: {_reason(text)}; see {self.log}")
 
     @contextlib.contextmanager
-    def _logged(self) -> Any:
-        with self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    def _logged(self) -> Iterator[None]:
+        with self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(_Log(file, self.say)):
             yield
+
+
+def _aside(out: Any, say: Callable[[str], None], line: str) -> None:
+    with contextlib.redirect_stdout(out):
+        say(line)
 
 
 def _dags(path: Path) -> list[Any]:

@@ -72,7 +72,7 @@ def run(folder: Path, story: Story, *, seed: int, corrected: float, say: Say, po
     workspace = init(folder, files=story.files)
     mark(folder)
     users = Users(workspace, story.adapter, story.traffic, _initial(story), story.arriving, random.Random(seed))
-    demo = Demo(workspace, story, corrected, say, DagRuns(workspace), users)
+    demo = Demo(workspace, story, corrected, say, DagRuns(workspace, say), users)
     with demo.step("1 the first adapter is trained on seed data and must beat the base"):
         _retrain(demo, START)
     if _serving(demo):

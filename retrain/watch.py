@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,17 @@ def _writer(clone: Clone, adapter: str, at: str, rows: list[Example]) -> Callabl
 
     write(clone)
     return write
+
+
+def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]:
+    """Label -> (rows, users) of all corrections so far whose label the adapter does not list."""
+    params = workspace.params.of(adapter)
+    labels = jobs.remote_params(workspace).adapter(adapter).labels
+    if not labels:
+        raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
+    frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(datetime.now(UTC))
+    rate = params.failures.audit_rate
+    return failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
 
 
 def collect_what_there_is(workspace: Workspace, adapter: str, end: datetime) -> str:

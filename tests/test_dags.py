@@ -20,7 +20,7 @@ from retrain.errors import RetrainError
 from retrain.records import parse_time
 from retrain.workspace import Workspace
 
-runs = DagRuns(Workspace.open(sys.argv[1]))
+runs = DagRuns(Workspace.open(sys.argv[1]), print)
 said = []
 for dag, at, conf in json.loads(sys.argv[2]):
     try:
@@ -60,7 +60,7 @@ def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace
 
 def test_a_retraining_run_trains_gates_and_promotes_and_the_guard_agrees(ran: tuple[Workspace, list[str]]) -> None:
     space, said = ran
-    assert said[:2] == ["success", "success"]
+    assert said[:2] == ["success", "success"], (space.local / "up" / "dagruns.log").read_text()[-2000:]
     champion = ledger.state(jobs.entries(space, "support")).champion
     assert champion is not None
     alias = Registry.open(space.params.mlflow, space.root).alias("support", "champion")

@@ -95,3 +95,18 @@ def test_collecting_twice_changes_nothing_and_never_goes_back(workspace: Workspa
         watch.collect(workspace, "support", parse_time("2026-03-01T00:00:00Z"))
     with pytest.raises(NothingToDo):
         watch.collect(workspace, "support", parse_time("2026-03-05T00:00:00Z"))
+
+
+def test_labels_that_wait_are_listed_until_they_are_admitted(workspace: Workspace) -> None:
+    time = "2026-03-01T11:00:00+00:00"
+    rows = [
+        {"request_id": f"n{i}", "timestamp": time, "prompt": f"points {i}", "response": "order_status", "user_id": f"u{i % 4}",
+         "feedback": -1, "correction": "loyalty_points", "feedback_at": time}
+        for i in range(30)
+    ]  # fmt: skip
+    log_rows(workspace, "b.jsonl", rows)
+    waiting, users = watch.new_labels(workspace, "support")["loyalty_points"]
+    assert 0 < waiting < 30  # the drawn ones judge
+    assert users <= 4
+    jobs.admit(workspace, "support", ["loyalty_points"], rows={})
+    assert "loyalty_points" not in watch.new_labels(workspace, "support")
