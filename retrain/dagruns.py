@@ -9,11 +9,14 @@ import io
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
+from unittest import mock
 
 from retrain.errors import RetrainError
 from retrain.process import environment, failure, run_group
@@ -71,7 +74,7 @@ class DagRuns:
         if dag_id not in self.dags:
             raise RetrainError(f"{HOME / 'dags'} has no DAG {dag_id}, it has {', '.join(sorted(self.dags))}")
         start = self.log.stat().st_size if self.log.exists() else 0
-        with self._logged():
+        with self._logged(), _interruptible():
             print(f"== {dag_id} {at:%Y-%m-%dT%H:%M:%SZ}", flush=True)
             done = self.dags[dag_id].test(logical_date=at, run_conf=conf or {})
         if done.state != "success":
@@ -84,6 +87,30 @@ class DagRuns:
     def _logged(self) -> Iterator[None]:
         with self.log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(_Log(file, self.say)):
             yield
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and TERM end this process: Airflow would take the one for a task that failed, and the other for nothing."""
+    interrupted, real = [], signal.signal
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: real(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def keep(number: int, handler: Any) -> Any:
+        return before[signal.Signals(number)] if number in before else real(number, handler)
+
+    try:
+        with mock.patch("signal.signal", keep):  # each task sets its own handler of TERM
+            yield
+    finally:
+        for number, handler in before.items():
+            real(number, handler)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _aside(out: Any, say: Callable[[str], None], line: str) -> None:

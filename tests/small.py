@@ -1,8 +1,11 @@
 """A workspace whose two-layer base learns its task in seconds: one word of each message tells its label."""
 
 import json
+import os
 import random
+import time
 from pathlib import Path
+from typing import Any
 
 from retrain import story
 from retrain.params import set_values
@@ -44,3 +47,24 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
         f"data/suites/support/audit/{story.FIRST_AUDIT}.jsonl": rows(120, "audit", 3),
     }
     return init(folder / "ws", files=files)
+
+
+def wait(done: Any, what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"{what} after {seconds} s"
+        time.sleep(1)
+
+
+def children_of(space: Workspace) -> list[str]:
+    """Command lines of the processes that work in or for this workspace."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            where = (path / "environ").read_bytes() + os.fsencode(os.readlink(path / "cwd"))
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if os.fsencode(str(space.root)) in where and int(path.name) != os.getpid():
+            found.append(command)
+    return found

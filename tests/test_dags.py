@@ -1,12 +1,13 @@
 """The DAGs, run by Airflow itself (one process, no scheduler) on a real workspace with a base that learns in seconds."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from small import TELLS, workspace
+from small import TELLS, children_of, wait, workspace
 
 from retrain import jobs, ledger, watch
 from retrain.records import parse_time, write_jsonl
@@ -89,3 +90,17 @@ def test_a_run_that_fails_says_why_and_where_to_look(ran: tuple[Workspace, list[
     assert "starts at 2026-03-03T00-00-00Z and ends before" in said[4]
     assert "dagruns.log" in said[4]
     assert "has no DAG retrain_nobody, it has guard_champion, monitor_adapters, retrain_support" in said[5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_run_and_its_children(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
+    space = workspace(tmp_path, tiny, "train.epochs=5000")
+    wanted = json.dumps([("retrain_support", FIRST, {"end": FIRST})])
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(space.root), wanted], stderr=subprocess.PIPE, text=True)
+    wait(lambda: any("retrain.train" in command for command in children_of(space)), "no training", 120)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors.splitlines()[-1]
+    assert process.returncode != 0
+    wait(lambda: not children_of(space), f"still there: {children_of(space)}", 10)
+    assert jobs.entries(space, "support") == []

@@ -1,19 +1,17 @@
 """`retrain up`: a real scheduler runs the DAGs, and Ctrl-C leaves no process behind."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import workspace
+from small import children_of, wait, workspace
 
 from retrain import jobs, ledger
 from retrain.workspace import Workspace
@@ -51,27 +49,6 @@ class Airflow:
 
         wait(ended, f"{dag} {run} does not end", 300)
         return states[-1]
-
-
-def wait(done: Any, what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"{what} after {seconds} s"
-        time.sleep(1)
-
-
-def children_of(space: Workspace) -> list[str]:
-    """Command lines of the processes that work in or for this workspace."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            where = (path / "environ").read_bytes() + os.fsencode(os.readlink(path / "cwd"))
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            continue
-        if os.fsencode(str(space.root)) in where and int(path.name) != os.getpid():
-            found.append(command)
-    return found
 
 
 @pytest.fixture(scope="module")
