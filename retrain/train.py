@@ -170,12 +170,14 @@ def _loop(
     model.train()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, tqdm(total=total, desc="train", unit="step", disable=None) as bar:
+        step = 0
         for epoch in range(settings.epochs):
             for batch in batches(data, settings.batch, seed, epoch):
+                step += 1  # not the bar's: a bar that is off does not count
                 loss = loss_of(model, batch, pad, device)
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise RetrainError(f"the loss is {value} at step {bar.n + 1}: lower train.learning_rate")
+                    raise RetrainError(f"the loss is {value} at step {step}: lower train.learning_rate")
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(weights, 1.0).item()
                 rate = schedule.get_last_lr()[0]
@@ -184,7 +186,7 @@ def _loop(
                 optimizer.zero_grad(set_to_none=True)
                 bar.update()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                row = {"step": bar.n, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm, "learning_rate": rate}
+                row = {"step": step, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm, "learning_rate": rate}
                 file.write(json.dumps({**row, "of": total}) + "\n")
                 file.flush()
                 yield value
