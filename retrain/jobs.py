@@ -5,7 +5,6 @@ upload, verify, record, then point. Killed anywhere and run again, it converges.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger
+from retrain import ledger, publish
 from retrain import params as params_
 from retrain.card import one_line
-from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, RetrainError
+from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
 from retrain.records import Example, file_digest, read_folder, read_json, stamp, write_json, write_jsonl
 from retrain.registry import Registry
@@ -68,14 +67,14 @@ def retrain(
             return Attempted(known, None, {}, fresh=False)
         os.environ["RETRAIN_CACHE"] = str(workspace.local / "answers")
         paths = _inputs(clone, adapter, at, audited, overrides)
-        registry, run_id = _open_run(workspace, adapter, at, say)
+        registry, run_id = publish.open_run(workspace, adapter, at, say)
         try:
-            with _published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):
+            with publish.published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):
                 clone.dvc("repro", f"gate@{adapter}", on_line=say)
             attempted = _record(clone, adapter, at, paths)
             clone.publish(lambda c: _again(c, adapter, at, audited, overrides), tries=TRIES)
         except BaseException as error:
-            _finish(registry, run_id, "FAILED", {"why": str(error)[:500]}, {}, [], say)
+            publish.finish(registry, run_id, "FAILED", {"why": str(error)[:500]}, {}, [], say)
             raise
         _finish_attempt(registry, run_id, clone, adapter, attempted, say)
         return attempted
@@ -159,72 +158,6 @@ def _again(clone: Clone, adapter: str, at: str, audited: Sequence[Example], over
     _record(clone, adapter, at, paths)
 
 
-# --- MLflow beside it: a server that is down costs a warning, never a training
-
-
-def _open_run(workspace: Workspace, adapter: str, at: str, say: Say) -> tuple[Registry | None, str]:
-    try:
-        registry = Registry.open(workspace.params.mlflow, workspace.root)
-        registry.close_stale(adapter)
-        return registry, registry.start_training(adapter, {"end": at})
-    except RetrainError as error:
-        say(f"warning: the training log is not published: {error}")
-        return None, ""
-
-
-@contextmanager
-def _published(registry: Registry | None, run_id: str, log: Path, say: Say) -> Iterator[None]:
-    """Send the training log to MLflow while it grows: whole lines only, the last read after the end."""
-    done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(registry, run_id, log, done, say), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=30)
-
-
-def _follow(registry: Registry | None, run_id: str, log: Path, done: threading.Event, say: Say) -> None:
-    from tqdm import tqdm
-
-    sent, bar = 0, None
-    while True:
-        last = done.wait(0.5)
-        rows = read_jsonl_whole(log)[sent:]
-        if rows and bar is None:
-            bar = tqdm(total=rows[0]["of"], desc="train", unit="step", disable=None)
-        if rows and bar is not None:
-            bar.update(len(rows))
-            sent += len(rows)
-            registry = _send(registry, run_id, rows, say)
-        if last:
-            if bar is not None:
-                bar.close()
-            return
-
-
-def _send(registry: Registry | None, run_id: str, rows: list[dict[str, Any]], say: Say) -> Registry | None:
-    if registry is None:
-        return None
-    try:
-        registry.log_rows(run_id, rows)
-        return registry
-    except RetrainError as error:
-        say(f"warning: the training log is no longer published: {error}")
-        return None
-
-
-def read_jsonl_whole(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file that is being written: a last line without its end is left for the next read."""
-    import json
-
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text("utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]
-
-
 def _finish_attempt(registry: Registry | None, run_id: str, clone: Clone, adapter: str, attempted: Attempted, say: Say) -> None:
     out, attempt = clone.root / "out" / adapter, attempted.attempt
     scores = {
@@ -234,24 +167,7 @@ def _finish_attempt(registry: Registry | None, run_id: str, clone: Clone, adapte
     }
     tags = {"digest": attempt.digest, "verdict": attempt.status, "commit": attempt.commit, "dataset": attempt.dataset}
     files = [out / "card.md", out / "verdict.json", out / "metrics.json", out / "predictions" / "scores.png"]
-    _finish(registry, run_id, "FINISHED", {**tags, "why": attempt.why[:500]}, scores, files, say)
-
-
-def _finish(
-    registry: Registry | None,
-    run_id: str,
-    status: Any,
-    tags: dict[str, str],
-    metrics: dict[str, float],
-    files: list[Path],
-    say: Say,
-) -> None:
-    if registry is None:
-        return
-    try:
-        registry.finish(run_id, status, metrics, tags, files)
-    except RetrainError as error:
-        say(f"warning: the MLflow run is not closed: {error}")
+    publish.finish(registry, run_id, "FINISHED", {**tags, "why": attempt.why[:500]}, scores, files, say)
 
 
 # --- promotion
