@@ -60,9 +60,12 @@ def read_traffic(path: Path) -> list[dict[str, str]]:
 def window(
     phase: Phase, *, decks: Decks, initial: Sequence[str], arriving: Sequence[str], rng: random.Random
 ) -> list[dict[str, str]]:
-    """The messages of one window, with their true labels, in the order of arrival."""
+    """The messages of one window, with their true labels, in the order of arrival.
+
+    Each label has its turn: in a quiet window nothing has changed, and so the mix has not.
+    """
     new = round(phase.rows * phase.arriving_share) if arriving else 0
-    labels = [arriving[i % len(arriving)] for i in range(new)] + [rng.choice(initial) for _ in range(phase.rows - new)]
+    labels = [arriving[i % len(arriving)] for i in range(new)] + [initial[i % len(initial)] for i in range(phase.rows - new)]
     rows = [decks.deal(label, phase.styles) for label in labels]
     rng.shuffle(rows)
     return rows
