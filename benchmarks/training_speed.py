@@ -15,6 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
+POLICIES: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "spin 30000": {"GOMP_SPINCOUNT": "30000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,18 +34,18 @@ def main() -> None:
         return
     print(f"{os.cpu_count()} cores; {arguments.rows} rows, 2 epochs\n{'threads wait':14}{'beside it':14}tokens/s")
     for busy in (False, True):
-        for policy in ("active", "passive"):
+        for policy, setting in POLICIES.items():
             with_load = beside() if busy else None
             try:
-                found = child(arguments.rows, policy)
+                found = child(arguments.rows, setting)
             finally:
                 if with_load:
                     with_load.terminate()
             print(f"{policy:14}{'one busy core' if busy else 'nothing':14}{found['tokens_per_second']:8.0f}", flush=True)
 
 
-def child(rows: int, policy: str) -> dict[str, float]:
-    env = {**os.environ, "OMP_WAIT_POLICY": policy}
+def child(rows: int, setting: dict[str, str]) -> dict[str, float]:
+    env = {**os.environ, **setting}
     command = [sys.executable, __file__, "--one", "--rows", str(rows)]
     return dict(json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout))
 
