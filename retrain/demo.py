@@ -151,7 +151,7 @@ def _window(demo: Demo, phase: simulate.Phase) -> WindowRecord:
             "decision": decision, "reasons": record.reasons,
         }
     )  # fmt: skip
-    demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {decision.upper() if record.fire else decision}")
+    demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {decision}")
     for line in record.reasons:
         demo.say(f"   {line}")
     return record
@@ -261,8 +261,8 @@ def _final_scores(demo: Demo) -> None:
     for arm, scores in score.alternatives(workspace, adapter, demo.commits[best], rows, parts).items():
         demo.alternatives[arm]["test"] = scores
         demo.say(f"{arm}: {_in_words(scores)}")
-    taught = score.taught(workspace, adapter, demo.commits[best])
     if story.per_intent:
+        taught = score.taught(workspace, adapter, demo.commits[best])
         counts = ", ".join(f"{label} {taught.get(label, 0)}" for label in story.arriving)
         demo.say(f"rows that train of each arriving intent ({story.per_intent} wanted): {counts}")
 
@@ -283,7 +283,7 @@ def table(result: dict[str, Any]) -> list[str]:
         name = f"v{v['version']}" if v["promoted"] else "refused"
         lines.append(f"{name:10} {v['dataset'][:12]}  {verdict['status']:14}" + _cells(v, names, parts))
     for arm, scores in result["alternatives"].items():
-        lines.append(f"{arm:10} {'(data of the last champion)':28}"[:39].ljust(39) + _cells(scores, names, parts))
+        lines.append(f"{arm:10} {'(data of the last champion)':28}" + _cells(scores, names, parts))
     lines += ["", *(f"{s['seconds']:7.1f} s  {s['name']}" for s in result["steps"]), f"{result['seconds']:7.1f} s  in all"]
     return lines
 
