@@ -5,7 +5,7 @@ The first line has no markup: MLflow shows the start of a description raw, and c
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from retrain.checks import moved, percent, points
 from retrain.verdict import Check, Harm, Verdict
 
 Metrics = Mapping[str, Any]  # metrics.json: {"suites": {suite: {"n", "arms": {arm: {"n", "right", "parsed", "measured"}}}}}
+Predictions = Sequence[Mapping[str, Any]]  # rows of predictions.jsonl
 
 SUITES = {
     "audit": "what users ask now",
@@ -93,12 +94,15 @@ def _forgotten(harmed: tuple[Harm, ...], suite: str | None) -> str:
     return " and ".join(worst) if worst else "a little of many things"
 
 
-def card(verdict: Verdict, metrics: Metrics) -> str:
-    """Markdown: the line, ten plain lines, the checks, the scores of every arm, the harmed rows, and what it is bound to."""
+def card(verdict: Verdict, metrics: Metrics, predictions: Predictions) -> str:
+    """Markdown: the line, ten plain lines, the checks, the scores of every arm, the harmed rows, and what it is bound to.
+
+    It quotes what users wrote: it belongs into the DVC cache and MLflow, not into git.
+    """
     lines = [one_line(verdict), "", *(f"- {_escape(line)}" for line in plain_lines(verdict, metrics)), ""]
     lines += ["## Checks", "", *_checks_table(verdict), "", "## Scores", "", *_scores_table(metrics), ""]
     if verdict.harmed:
-        lines += ["## What was lost", "", *_harmed_table(verdict.harmed), ""]
+        lines += ["## What was lost", "", *_harmed_table(verdict.harmed, predictions), ""]
     lines += ["## Bound to", "", *(f"- {key}: {_escape(str(value))}" for key, value in _flat(verdict.bound)), ""]
     return "\n".join(lines)
 
@@ -221,10 +225,21 @@ def _scores_table(metrics: Metrics) -> list[str]:
     return _table(["suite", "arm", "right", "parsed", "measured", "rows"], rows)
 
 
-def _harmed_table(harmed: tuple[Harm, ...]) -> list[str]:
+def lost_rows(harmed: Iterable[Harm], predictions: Predictions) -> list[tuple[str, str, str, str, str]]:
+    """(suite, question, expected, what the candidate answers, what its reference answered) of the rows that harm names."""
+    known = {(row["suite"], row["id"]): row for row in predictions}
+    rows = [(harm.suite, known[harm.suite, row]) for harm in harmed for row in harm.rows]
+    return [(suite, row["question"], row["expected"], *_before_and_now(row["arms"])) for suite, row in rows]
+
+
+def _before_and_now(arms: Mapping[str, Any]) -> tuple[str, str]:
+    reference = arms.get("champion") or arms.get("base") or {}
+    return arms.get("candidate", {}).get("answer") or "(none)", reference.get("answer") or "(none)"
+
+
+def _harmed_table(harmed: tuple[Harm, ...], predictions: Predictions) -> list[str]:
     labels = [[h.suite, h.label, str(h.lost), str(h.won), str(h.n)] for h in harmed]
-    rows = [(h.suite, r, r.base if r.champion is None else r.champion) for h in harmed for r in h.rows]
-    cells = [[suite, r.question, r.expected, r.candidate or "(none)", before or "(none)"] for suite, r, before in rows]
+    cells = [list(row) for row in lost_rows(harmed, predictions)]
     examples = _table(["suite", "question", "expected", "candidate", "before"], cells)
     return [*_table(["suite", "label", "lost", "won back", "of rows"], labels), "", *examples]
 

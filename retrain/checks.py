@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
 
 from retrain import params as params_
 from retrain import stats
-from retrain.verdict import ChampionState, Check, Harm, HarmedRow, Role
+from retrain.verdict import ChampionState, Check, Harm, Role
 
 COMPARED = {  # purpose -> (suites to be better on, suites to be no worse on)
     "first": (("audit",), ("golden",)),
@@ -245,15 +245,10 @@ def harm(case: Case, suite: str) -> list[Harm]:
     return [
         Harm(
             suite=suite, label=label, lost=len(lost[label]), won=won[label], n=total[label],
-            rows=tuple(_harmed(row, case.reference) for row in lost[label][: shown[rank]]),
+            rows=tuple(row.id for row in lost[label][: shown[rank]]),
         )
         for rank, label in enumerate(ranked)
     ]  # fmt: skip
-
-
-def _harmed(row: Prediction, reference: str) -> HarmedRow:
-    answers = {arm: row.arms[arm].answer for arm in ("candidate", reference) if arm in row.arms}
-    return HarmedRow(id=row.id, question=row.question, expected=row.expected, **{"candidate": None, **answers})
 
 
 # --- words and numbers

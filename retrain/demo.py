@@ -18,7 +18,7 @@ from typing import Any
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
 from retrain import jobs, ledger, score, simulate, watch
-from retrain.card import one_line
+from retrain.card import lost_rows, one_line
 from retrain.dagruns import DagRuns
 from retrain.errors import NothingToDo
 from retrain.process import git
@@ -194,7 +194,7 @@ def _retrain(demo: Demo, end: datetime) -> None:
     verdict = Verdict.model_validate_json(git(workspace.root, "show", f"{attempt.commit}:out/{adapter}/verdict.json"))
     suites = json.loads(git(workspace.root, "show", f"{attempt.commit}:out/{adapter}/metrics.json"))["suites"]
     promoted = state.champion is not None and state.champion.digest == attempt.digest
-    _say_verdict(demo, verdict, suites, state.champion, promoted)
+    _say_verdict(demo, attempt.commit, verdict, suites, state.champion, promoted)
     demo.commits.append(attempt.commit)
     demo.versions.append(
         {
@@ -218,15 +218,16 @@ def _of_arm(suites: dict[str, Any], arm: str) -> dict[str, Any]:
 
 
 def _say_verdict(
-    demo: Demo, verdict: Verdict, suites: dict[str, Any], champion: ledger.Promotion | None, promoted: bool
+    demo: Demo, commit: str, verdict: Verdict, suites: dict[str, Any], champion: ledger.Promotion | None, promoted: bool
 ) -> None:
     demo.say(f"verdict: {one_line(verdict)}")
     for name, suite in suites.items():
         demo.say(f"   {name:9} n {suite['n']:4}  " + "  ".join(f"{a} {s['right']:.1%}" for a, s in suite["arms"].items()))
+    rows = jobs.predictions(demo.workspace, demo.story.adapter, commit) if verdict.harmed else []
     for harm in verdict.harmed[:4]:
         demo.say(f"   harmed on {harm.suite}: {harm.label} lost {harm.lost} of {harm.n} rows")
-        for row in harm.rows[:2]:
-            demo.say(f"      {row.question!r} is {row.expected}, the candidate says {row.candidate}")
+        for _, question, expected, ours, _ in lost_rows([harm], rows)[:2]:
+            demo.say(f"      {question!r} is {expected}, the candidate says {ours}")
     if promoted and champion:
         demo.say(f"champion: {champion.tag}")
     else:

@@ -162,7 +162,7 @@ def main(adapter: str) -> None:
     rules = {"gates": params.gates.model_dump(mode="json"), "task": task}
     predictions = read_jsonl(out / "predictions" / "predictions.jsonl")
     verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules))
-    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json")))
+    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions))
     write_json(out / "verdict.json", verdict.as_dict())
     print(f"{adapter}: {one_line(verdict)}")
 

@@ -17,7 +17,7 @@ from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
-from retrain.records import Example, file_digest, read_folder, read_json, stamp, write_json, write_jsonl
+from retrain.records import Example, file_digest, read_folder, read_json, read_jsonl, stamp, write_json, write_jsonl
 from retrain.registry import Registry
 from retrain.verdict import Verdict, read_verdict
 from retrain.workspace import Clone, Workspace
@@ -128,7 +128,7 @@ def _record(clone: Clone, adapter: str, at: str, paths: Sequence[str]) -> Attemp
         read_json(out / "metrics.json"),
         read_json(out / "adapter/run.json"),
     )
-    products = [f"out/{adapter}/{name}" for name in ("metrics.json", "verdict.json", "card.md")]
+    products = [f"out/{adapter}/{name}" for name in ("metrics.json", "verdict.json")]
     clone.commit([*paths, "dvc.lock", *products], f"{adapter}: attempt at {at}: {verdict.status}")
     state = read_json(clone.root / "champion" / f"{adapter}.json")
     attempt = ledger.Attempt(
@@ -149,6 +149,14 @@ def _record(clone: Clone, adapter: str, at: str, paths: Sequence[str]) -> Attemp
     ledger.append(clone.root, adapter, attempt)
     clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: ledger: {verdict.status}")
     return Attempted(attempt, verdict, metrics, fresh=True)
+
+
+def predictions(workspace: Workspace, adapter: str, commit: str) -> list[dict[str, Any]]:
+    """What every arm answered on every row when the gate judged that commit."""
+    with workspace.clone(f"read-{adapter}") as clone:
+        clone.git("checkout", "--quiet", commit)
+        clone.dvc("pull", "--force", f"out/{adapter}/predictions")
+        return read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl")
 
 
 def _again(clone: Clone, adapter: str, at: str, audited: Sequence[Example], overrides: Sequence[str]) -> None:
@@ -193,7 +201,7 @@ def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.
     branch = clone.git("rev-parse", "HEAD")
     clone.git("checkout", "--quiet", attempt.commit)
     try:
-        clone.dvc("pull", "--force", f"out/{adapter}/adapter")
+        clone.dvc("pull", "--force", f"out/{adapter}/adapter", f"out/{adapter}/card.md")
         out = clone.root / "out" / adapter
         verdict = read_verdict(out / "verdict.json")
         if not verdict.promote or verdict.bound["adapter"] != attempt.digest:

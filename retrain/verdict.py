@@ -60,26 +60,18 @@ class Check(Frozen):
     why: str
 
 
-class HarmedRow(Frozen):
-    """A row that the candidate lost: what its reference (champion, or base at first) still answered."""
-
-    id: str
-    question: str
-    expected: str
-    candidate: str | None
-    champion: str | None = None
-    base: str | None = None
-
-
 class Harm(Frozen):
-    """What a failed guardrail lost under one label: rows lost and won back, of n that were compared."""
+    """What a failed guardrail lost under one label: rows lost and won back, of n that were compared.
+
+    `rows` are ids in the predictions: a verdict is in git, and what users wrote is not.
+    """
 
     suite: str
     label: str
     lost: int
     won: int
     n: int
-    rows: tuple[HarmedRow, ...] = ()
+    rows: tuple[str, ...] = ()
 
 
 class Verdict(Whole):

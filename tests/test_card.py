@@ -11,10 +11,14 @@ from retrain.card import card, one_line, plain_lines, plot
 from retrain.verdict import Verdict
 
 
-def forgetful() -> Verdict:
+def forgetful_rows() -> Rows:
     """Better on audit; on golden it lost 18 of 25 rows of refund_status."""
     ours = [i % 8 != 0 or i >= 144 for i in range(200)]
-    return judge(good(golden=suite("golden", ours, right(200))))
+    return good(golden=suite("golden", ours, right(200)))
+
+
+def forgetful() -> Verdict:
+    return judge(forgetful_rows())
 
 
 def scores(candidate: float, regression: float) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def test_each_kind_of_refusal_has_its_words(rows: Rows, purpose: str, words: str
 
 
 def test_the_card_begins_with_plain_words_and_goes_on_to_every_number() -> None:
-    text = card(forgetful(), scores(0.9, 0.8))
+    text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
     assert re.match(r"[A-Z][a-z]+ [a-z]+: ", text) and not set("#*`|<[") & set(text.splitlines()[0])
     bullets = text.split("## Checks")[0].count("\n- ")
     assert 7 <= bullets <= 12
@@ -115,16 +119,16 @@ def test_a_users_text_stays_text_in_the_tables() -> None:
     rows = good(golden=suite("golden", right(200, 40), right(200)))
     for row in rows:
         row["question"] = "a | b\n<script>alert(1)</script> [x](http://y) `z` **bold**"
-    text = card(judge(rows), scores(0.9, 0.8))
+    text = card(judge(rows), scores(0.9, 0.8), rows)
     assert "<script>" not in text
     assert r"| golden | a \| b &lt;script&gt;alert(1)&lt;/script&gt; \[x\](http://y) \`z\` \*\*bold\*\* | yes |" in text
 
 
 def test_a_card_is_written_even_where_nothing_was_measured() -> None:
-    text = card(judge([]), {})
+    text = card(judge([]), {}, [])
     assert text.startswith("Could not tell: ") and "## Scores" in text
     holes = {"suites": {"audit": {"n": 0, "arms": {"candidate": {"n": 0, "right": None}, "base": {"right": float("nan")}}}}}
-    assert "nan" not in card(judge(good()), holes)
+    assert "nan" not in card(judge(good()), holes, good())
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
