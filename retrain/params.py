@@ -5,6 +5,7 @@ An unknown key, a wrong type or a contradiction raises ParamsError with path, va
 
 import difflib
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -267,11 +268,22 @@ def edit(path: Path, change: Any, yaml_: Any) -> None:
     yaml_.width = 200
     yaml_.indent(mapping=2, sequence=4, offset=2)
     yaml_.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", ""))
+    yaml_.representer.add_representer(str, _represent_text)
     data = yaml_.load(path.read_text("utf-8"))
     change(data)
     out = StringIO()
     yaml_.dump(data, out)
     write_text(path, out.getvalue())
+
+
+def _represent_text(representer: Any, text: str) -> Any:
+    """ruamel writes YAML 1.2, PyYAML reads 1.1: a label `no` or `12:30` would come back as another type."""
+    try:
+        plain = yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        plain = False
+    style = None if plain or "\n" in text else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -316,6 +328,8 @@ def _explain(problem: Any, data: dict[str, Any], where: str) -> str:
     if problem["type"] == "missing":
         return f"{where}: {name} is missing: add it (`retrain init` writes a whole file)"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float | date):
+        message += f': put it in quotes, "{problem["input"]}", or YAML reads it as a {type(problem["input"]).__name__}'
     if problem["type"] == "value_error":
         return f"{where}: {message}" if not path else f"{where}: {name}: {message}"
     return f"{where}: {name} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
