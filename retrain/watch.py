@@ -138,7 +138,8 @@ def _trained(state: ledger.LedgerState) -> str | None:
 
 def _audit_wrong(frame: Any, rate: float) -> float | None:
     """The share of audited rows that were answered wrongly."""
-    rows = frame[frame["request_id"].map(lambda request: failures.drawn(request, rate))].dropna(subset=["audit_label"])
+    asked = [failures.drawn(request, rate) for request in frame["request_id"]]
+    rows = frame.loc[asked].dropna(subset=["audit_label"])
     right = rows["response"].fillna("").str.strip() == rows["audit_label"].str.strip()
     return 1 - float(right.mean()) if len(rows) else None
 
