@@ -42,8 +42,17 @@ def _kinds(policies: Any) -> dict[str, Any]:
 
 def _set_kind(policies: list[Any], kind: str, new: Any) -> None:
     """`trigger.policies.cooldown={hours: 24}` adds or replaces the policy of that kind, null takes it away."""
-    place = next((i for i, item in enumerate(policies) if isinstance(item, dict) and item.get("kind") == kind), len(policies))
-    policies[place : place + 1] = [] if new is None else [{"kind": kind, **(new if isinstance(new, dict) else {})}]
+    place = next((i for i, item in enumerate(policies) if isinstance(item, dict) and item.get("kind") == kind), None)
+    if new is not None and not isinstance(new, dict):
+        raise ParamsError(f"--set trigger.policies.{kind}={new}: give a mapping such as {{hours: 24}}, or null to take it away")
+    if new is None and place is None:
+        raise ParamsError(f"--set trigger.policies.{kind}=null: there is none of that kind{nearest(kind, _names(policies))}")
+    if place is None:
+        policies.insert(0, {"kind": kind, **(new or {})})  # in front: a comment behind the last item stays behind it
+    elif new is None:
+        del policies[place]
+    else:
+        policies[place] = {"kind": kind, **new}
 
 
 def _names(place: Any) -> list[str]:

@@ -269,6 +269,8 @@ def add_label(path: Path, adapter: str, label: str) -> None:
 def edit(path: Path, change: Any, yaml_: Any) -> None:
     from io import StringIO
 
+    from ruamel.yaml.comments import CommentedMap
+
     from retrain.records import write_text
 
     yaml_.preserve_quotes = True
@@ -277,9 +279,19 @@ def edit(path: Path, change: Any, yaml_: Any) -> None:
     yaml_.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", ""))
     data = yaml_.load(path.read_text("utf-8"))
     change(data)
+    _in_a_line(data, CommentedMap)
     out = StringIO()
     yaml_.dump(data, out)
     write_text(path, out.getvalue())
+
+
+def _in_a_line(data: Any, kept: Any) -> None:
+    """Mappings that were put into a list are written as {kind: cooldown, hours: 48}, as the shipped file does."""
+    for key, item in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        if isinstance(data, list) and isinstance(item, dict) and not isinstance(item, kept):
+            data[key] = kept(item)
+            data[key].fa.set_flow_style()
+        _in_a_line(item, kept)
 
 
 def _validate(data: dict[str, Any], where: str) -> Params:

@@ -372,11 +372,20 @@ def test_all_that_is_missing_is_said_at_once() -> None:
 
 def test_one_policy_is_changed_added_or_taken_away_by_its_kind() -> None:
     assert policy("policies.k_of_n.windows=5").policies[0].windows == 5  # type: ignore[union-attr]
-    assert [p.kind for p in policy("policies.min_failures=null", "policies.manual={}").policies] == ["k_of_n", "manual"]
+    assert [p.kind for p in policy("policies.min_failures=null", "policies.manual={}").policies] == ["manual", "k_of_n"]
     text = Path("params.yaml").read_text()
     text = text.replace("trigger: {min_audit: 30}", "trigger: {policies: [{kind: min_failures, rows: 7}]}")
     merged = params_.parse(text, "params.yaml").of("orders")
     assert [(p.kind, getattr(p, "rows", None)) for p in merged.trigger.policies] == [("k_of_n", None), ("min_failures", 7)]
+
+
+def test_a_policy_is_written_into_params_yaml_and_the_comments_stay(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(Path("params.yaml").read_text())
+    params_.set_values(path, ["trigger.policies.cooldown={hours: 48}", "trigger.policies.k_of_n.windows=5"])
+    params_.set_values(path, ["trigger.policies.min_failures=null"])
+    assert [p.kind for p in params_.load(tmp_path).trigger.policies] == ["cooldown", "k_of_n"]
+    assert "# at least k of the last n windows violate" in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -389,6 +398,8 @@ def test_one_policy_is_changed_added_or_taken_away_by_its_kind() -> None:
         ("policies.hours={after: 1, before: 2, timezone: Mars/North}", "is no time zone"),
         ("policies=[{kind: manual}, {kind: manual}]", "names manual twice"),
         ("windows=4", "'windows' is not in params.yaml"),
+        ("policies.cooldown=24", "give a mapping such as"),
+        ("policies.cooldown=null", "there is none of that kind"),
     ],
 )
 def test_a_policy_that_cannot_hold_is_refused_with_the_fix(setting: str, words: str) -> None:
