@@ -3,8 +3,6 @@
 An unknown key, a wrong type or a contradiction raises ParamsError with path, value, the nearest known key and the fix.
 """
 
-import difflib
-import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from retrain.errors import ParamsError
+from retrain.overrides import apply, merge, nearest
+from retrain.policies import KINDS, AnyPolicy
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -97,17 +97,19 @@ class Drift(Section):
 
 
 class Trigger(Section):
-    windows: Positive
-    violations: Positive
-    satisfaction_drop: Share
+    level: Annotated[float, Field(gt=0, lt=0.5)]
     accuracy_drop: Share
-    min_failures: Positive
+    satisfaction_drop: Share
     min_audit: Positive
+    power: Annotated[float, Field(ge=0.5, lt=1)]
+    min_new: Positive
+    policies: tuple[AnyPolicy, ...]
 
     @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.violations > self.windows:
-            raise ValueError(f"violations is {self.violations} of windows {self.windows}: it could never fire")
+    def _once(self) -> Self:
+        kinds = [policy.kind for policy in self.policies]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"policies names {max(kinds, key=kinds.count)} twice: give each kind once")
         return self
 
 
@@ -186,7 +188,7 @@ class Params(Section):
                 raise ValueError(f"adapters.{name}.base is {adapter.base!r}, bases has {', '.join(self.bases)}")
             for section in adapter.override:
                 if section not in SECTIONS:
-                    raise ValueError(f"adapters.{name}.override.{section} is no section{_nearest(section, SECTIONS)}")
+                    raise ValueError(f"adapters.{name}.override.{section} is no section{nearest(section, SECTIONS)}")
         return self
 
     def adapter(self, name: str) -> Adapter:
@@ -201,15 +203,21 @@ class Params(Section):
             return self
         data = self.model_dump()
         for section, values in override.items():
-            data[section] = _merge(data[section], values)
+            data[section] = merge(data[section], values)
         data["adapters"][name]["override"] = {}
         return _validate(data, f"params.yaml, with adapters.{name}.override")
+
+    def other_trigger(self, changes: dict[str, Any], overrides: tuple[str, ...], where: str) -> Trigger:
+        """This trigger with some of its keys replaced: what a replay asks about."""
+        data = self.model_dump(mode="json")
+        data["trigger"] = {**data["trigger"], **changes}
+        return _validate(apply(data, overrides), where).trigger
 
 
 def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) -> Params:
     """Params of the workspace at root; each override is `key.path=value`, the value in YAML."""
     path = Path(root) / "params.yaml"
-    return _checked(_apply(read(path), overrides), str(path))
+    return _checked(apply(read(path), overrides), str(path))
 
 
 def parse(text: str, where: str) -> Params:
@@ -247,8 +255,8 @@ def set_values(path: Path, overrides: list[str] | tuple[str, ...]) -> None:
     """Write `key.path=value` overrides into a params.yaml, comments kept; the result is validated first."""
     from ruamel.yaml import YAML
 
-    _validate(_apply(read(path), overrides), str(path))
-    edit(path, lambda data: _apply(data, overrides), YAML())
+    _validate(apply(read(path), overrides), str(path))
+    edit(path, lambda data: apply(data, overrides), YAML())
 
 
 def add_label(path: Path, adapter: str, label: str) -> None:
@@ -262,6 +270,8 @@ def add_label(path: Path, adapter: str, label: str) -> None:
 def edit(path: Path, change: Any, yaml_: Any) -> None:
     from io import StringIO
 
+    from ruamel.yaml.comments import CommentedMap
+
     from retrain.records import write_text
 
     yaml_.preserve_quotes = True
@@ -271,6 +281,7 @@ def edit(path: Path, change: Any, yaml_: Any) -> None:
     yaml_.representer.add_representer(str, _represent_text)
     data = yaml_.load(path.read_text("utf-8"))
     change(data)
+    _in_a_line(data, CommentedMap)
     out = StringIO()
     yaml_.dump(data, out)
     write_text(path, out.getvalue())
@@ -286,31 +297,13 @@ def _represent_text(representer: Any, text: str) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-def _apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    for override in overrides:
-        key, sep, value = override.partition("=")
-        if not sep or not re.fullmatch(r"[\w.-]+", key):
-            raise ParamsError(f"--set {override!r}: must be key.path=value, such as train.epochs=2")
-        *parents, last = key.split(".")
-        place = data
-        for depth, parent in enumerate(parents):
-            if not isinstance(place.get(parent), dict):
-                where = ".".join(parents[: depth + 1])
-                raise ParamsError(f"--set {key}: {where} is not in params.yaml{_nearest(parent, list(place))}")
-            place = place[parent]
-        if last not in place and "override" not in parents:
-            raise ParamsError(f"--set {key}: {last!r} is not in params.yaml{_nearest(last, list(place))}")
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"--set {override!r}: the value is not YAML") from error
-    return data
-
-
-def _merge(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-    return new
+def _in_a_line(data: Any, kept: Any) -> None:
+    """Mappings that were put into a list are written as {kind: cooldown, hours: 48}, as the shipped file does."""
+    for key, item in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        if isinstance(data, list) and isinstance(item, dict) and not isinstance(item, kept):
+            data[key] = kept(item)
+            data[key].fa.set_flow_style()
+        _in_a_line(item, kept)
 
 
 def _validate(data: dict[str, Any], where: str) -> Params:
@@ -324,7 +317,7 @@ def _explain(problem: Any, data: dict[str, Any], where: str) -> str:
     path = [str(part) for part in problem["loc"] if part != "[key]"]
     name = ".".join(path) or "the file"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: {name} is not a known key{_nearest(path[-1], _known(path[:-1]))}"
+        return f"{where}: {name} is not a known key{nearest(path[-1], _known(path[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: {name} is missing: add it (`retrain init` writes a whole file)"
     message = problem["msg"].removeprefix("Value error, ")
@@ -339,13 +332,11 @@ def _known(path: list[str]) -> list[str]:
     """Field names of the section at path."""
     model: Any = Params
     for part in path:
+        if part in KINDS:
+            model = KINDS[part]
+            continue
         field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
         model = field.annotation if field else model
         if getattr(model, "__origin__", None) is dict:
             model = model.__args__[1]
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]!r}?" if near else (f"; known: {', '.join(known)}" if known else "")

@@ -9,7 +9,7 @@ from typing import Any
 from monitoring import drift, failures, quality, trigger
 from monitoring.sources import LogTable, read_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger
+from retrain import expectations, jobs, ledger, policies
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.params import load
 from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
@@ -17,6 +17,7 @@ from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
 
 Say = Callable[[str], None]
+KEPT = 50  # windows, attempts and trainings that a decision looks back on
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,28 @@ def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
     found = drift.measure(_inputs(workspace, logs, state, adapter), outputs, frame, drift=params.drift, html=report)
     now, before = quality.measure(frame), None if outputs is None else quality.measure(outputs)
     drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.method})" for c in found.columns if c.status == "drift"]
-    violations = trigger.violations(
-        drift_status=found.status,
-        drifted=drifted,
-        satisfaction=now.satisfaction,
-        accuracy=now.accuracy,
-        reference_satisfaction=before.satisfaction if before else None,
-        reference_accuracy=before.accuracy if before else None,
-        policy=params.trigger,
-    )
+    compared = _compared(now, before)
     registry = Registry.open(params.mlflow, workspace.root)
+    past = [trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, KEPT)]
+    since = _last_end(state)
+    labels = jobs.remote_params(workspace).adapter(adapter).labels
+    rate = params.failures.audit_rate
+    known = logs.known_before(window.end)
+    fresh = known if since is None else known[known["feedback_at"] >= since]
+    collection = failures.failure_cases(fresh, audit_rate=rate, labels=labels, seen=set(), collected=stamp(window.end))
+    registry.close_stale(adapter)
+    facts = trigger.Facts(
+        at=datetime.now(UTC),
+        champion=serving.version if serving else None,
+        trained=_trained(state),
+        attempts=tuple(attempt.end for attempt in state.attempts)[-KEPT:],
+        newest=max((row.end for row in past), default=None),
+        new_failures=len(collection.examples) + len(collection.held),
+        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
+        audit_wrong=_audit_wrong(fresh, rate),
+        cost=policies.cost([(run.start, run.end) for run in registry.training_runs(adapter, KEPT)], datetime.now(UTC)),
+        bar=trigger.bar(params),
+    )
     record = trigger.WindowRecord(
         adapter=adapter,
         start=stamp(window.start),
@@ -61,36 +74,32 @@ def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
         drift_status=found.status,
         drifted=drifted,
         satisfaction=now.satisfaction,
+        feedback=now.feedback,
         accuracy=now.accuracy,
+        accuracy_low=now.accuracy_low,
+        accuracy_high=now.accuracy_high,
         audited=now.audited,
-        violations=violations,
-        version=serving.version if serving else None,
+        compared=compared,
+        violations=trigger.violations(drift_status=found.status, drifted=drifted, compared=compared, policy=params.trigger),
+        version=facts.champion,
         fire=False,
         reasons=[],
+        new_labels={label: rows for label, (rows, _) in collection.new_labels.items()},
+        new_failures=facts.new_failures,
+        unread_audit=facts.unread_audit,
+        facts=facts,
+        policy=params.trigger.model_dump(mode="json"),
     )
-    since = _last_end(state)
-    labels = jobs.remote_params(workspace).adapter(adapter).labels
-    rate = params.failures.audit_rate
-    known = logs.known_before(window.end)
-    fresh = known if since is None else known[known["feedback_at"] >= since]
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=labels, seen=set(), collected=record.end)
-    decision = trigger.decide(
-        [*_past(registry, adapter, params.trigger.windows, record), record],
-        policy=params.trigger,
-        new_failures=len(collection.examples) + len(collection.held),
-        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
-        champion=serving.version if serving else None,
-    )
+    decision = trigger.decide([*past, record], policy=params.trigger, facts=facts)
+    first = next((row for row in past if (row.start, row.end) == (record.start, record.end)), None)
     reasons = [
         *decision.reasons,
         *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
         *(f"data check: {line}" for line in checked.failures),
     ]
-    if serving and from_stamp(record.end) <= (since or from_stamp(record.end) - timedelta(1)):
-        decision = decision.model_copy(update={"fire": False})
-        reasons.insert(0, "this window ends before the last retraining: it is measured again, and never trains")
-    new = {label: rows for label, (rows, _) in collection.new_labels.items()}
-    record = record.model_copy(update={"fire": decision.fire, "reasons": reasons, "new_labels": new})
+    record = record.model_copy(update={"fire": decision.fire, "purpose": decision.purpose, "reasons": reasons})
+    if first and facts.newest and record.end < facts.newest:
+        record = trigger.measured_again(first, record)
     metrics = {f"drift.{c.column}": c.value for c in found.columns}
     metrics |= {"rows": len(frame), "satisfaction": now.satisfaction, "accuracy": now.accuracy, "fire": float(decision.fire)}
     registry.log_window(adapter, record.as_dict(), metrics, [report] if report.exists() else [])
@@ -106,10 +115,33 @@ def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.Wind
     return trigger.WindowRecord.model_validate(found[0])
 
 
-def _past(registry: Registry, adapter: str, n: int, record: trigger.WindowRecord) -> list[trigger.WindowRecord]:
-    """The windows before this one, oldest first; a later one does not count when an older is measured again."""
-    rows = [trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, n * 10)]
-    return [row for row in rows if row.end < record.end]
+def _compared(now: quality.Quality, before: quality.Quality | None) -> list[trigger.Compared]:
+    """The shares of a window that are held against the reference's, as counts."""
+    if before is None:
+        return []
+    signals: tuple[tuple[trigger.Signal, float | None, int, float | None, int], ...] = (
+        ("accuracy", now.accuracy, now.audited, before.accuracy, before.audited),
+        ("satisfaction", now.satisfaction, now.feedback, before.satisfaction, before.feedback),
+    )
+    return [
+        trigger.Compared(signal=signal, good=round(a * n), n=n, reference_good=round(b * m), reference_n=m)
+        for signal, a, n, b, m in signals
+        if a is not None and b is not None
+    ]
+
+
+def _trained(state: ledger.LedgerState) -> str | None:
+    """Where the data ends that the champion learned from."""
+    champion = state.champion
+    return next((a.end for a in reversed(state.attempts) if champion and a.digest == champion.digest), None)
+
+
+def _audit_wrong(frame: Any, rate: float) -> float | None:
+    """The share of audited rows that were answered wrongly."""
+    asked = [failures.drawn(request, rate) for request in frame["request_id"]]
+    rows = frame.loc[asked].dropna(subset=["audit_label"])
+    right = rows["response"].fillna("").str.strip() == rows["audit_label"].str.strip()
+    return 1 - float(right.mean()) if len(rows) else None
 
 
 def _last_end(state: ledger.LedgerState) -> datetime | None:

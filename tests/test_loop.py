@@ -1,9 +1,8 @@
-"""Prepare, trigger, failure cases, drift, expectations: what decides, on small tables."""
+"""Prepare, failure cases, drift, expectations: what decides, on small tables."""
 
 import pandas as pd
-import pytest
 
-from monitoring import drift, failures, trigger
+from monitoring import drift, failures
 from retrain import params as params_
 from retrain.expectations import check_examples, check_logs
 from retrain.prepare import merge, prepare
@@ -110,45 +109,6 @@ def test_what_was_collected_before_conflicts_or_waits_is_kept_out() -> None:
     assert made.waiting == 1
     assert len(made.quarantined) == 2
     assert made.new_labels == {"gift": (1, 1)}
-
-
-# --- trigger
-
-
-def record(violations: list[str], version: int = 1, status: str = "no_drift") -> trigger.WindowRecord:
-    return trigger.WindowRecord(
-        adapter="support", start="s", end="e", rows=300, drift_status=status, drifted=[], audited=90, violations=violations,
-        version=version, fire=False, reasons=[],
-    )  # fmt: skip
-
-
-BAD = ["accuracy fell"]
-
-
-@pytest.mark.parametrize(
-    ("history", "failures_", "audited", "fires", "words"),
-    [
-        ([record([]), record([]), record(BAD)], 100, 200, False, "1 of the last 3"),
-        ([record([]), record(BAD), record(BAD)], 100, 200, True, "2 of the last 3"),
-        ([record(BAD), record(BAD), record([])], 100, 200, False, "newest window does not violate"),
-        ([record(BAD), record(BAD)], 10, 200, False, "label 30 more"),
-        ([record(BAD), record(BAD)], 100, 100, False, "label 20 more"),
-        ([record(BAD, version=1), record(BAD, version=2)], 100, 200, False, "of v2 violate"),
-        ([record(BAD), record(BAD, status="logging_broken")], 100, 200, False, "logging is broken"),
-        ([record([], status="not_enough_data")], 100, 200, False, "not enough data"),
-    ],
-)
-def test_the_trigger_fires_only_with_reason(history: list, failures_: int, audited: int, fires: bool, words: str) -> None:
-    champion = history[-1].version
-    decision = trigger.decide(history, policy=PARAMS.trigger, new_failures=failures_, unread_audit=audited, champion=champion)
-    assert decision.fire == fires
-    assert words in " ".join(decision.reasons)
-
-
-def test_without_a_champion_the_trigger_holds_and_says_what_to_do() -> None:
-    decision = trigger.decide([record(BAD)] * 3, policy=PARAMS.trigger, new_failures=100, unread_audit=200, champion=None)
-    assert not decision.fire
-    assert "retrain repro support" in decision.reasons[0]
 
 
 # --- drift and data checks

@@ -1,11 +1,11 @@
-"""The only MLflow file: runs, windows, versions, aliases.
+"""The only MLflow package: runs, windows, versions, aliases.
 
 MLflow is a projection: which version serves is in the ledger (`follow` makes the aliases say the same), and a version is
 found by the digest of its bytes, never by its name. Order of every registration: upload, fetch and hash, record.
 """
 
 import functools
-import logging
+import itertools
 import math
 import os
 import shutil
@@ -14,28 +14,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
-
-from filelock import FileLock
 
 from retrain.errors import IntegrityError, RetrainError
 from retrain.ledger import LedgerState
 from retrain.params import Mlflow
 from retrain.process import alive
 from retrain.records import from_stamp, parse_time, read_json, stamp, verify_folder
+from retrain.registry.local import database, quiet
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}
 BATCH = 900  # metrics of one request; MLflow refuses more than 1,000
 
 
@@ -45,6 +37,17 @@ class Version:
 
     version: int
     digest: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training, with its evaluation; `end` is None while it runs. Status is MLflow's word."""
+
+    id: str
+    start: datetime
+    end: datetime | None
+    status: str
     tags: dict[str, str]
 
 
@@ -78,13 +81,13 @@ class Registry:
 
         A server is first asked by the first call: dead, it costs about two timeouts (mlflow.timeout, seconds) at most.
         """
-        _quiet(mlflow.timeout)
+        quiet(mlflow.timeout)
         from mlflow import MlflowClient
 
         if mlflow.uri is not None:
             return cls(mlflow.uri, None, MlflowClient(mlflow.uri, mlflow.uri))
         folder = Path(root).absolute() / ".retrain" / "mlflow"
-        uri = f"sqlite:///{_database(folder)}"
+        uri = f"sqlite:///{database(folder)}"
         return cls(uri, folder / "artifacts", MlflowClient(uri, uri))
 
     # --- runs
@@ -163,6 +166,12 @@ class Registry:
         return self._start(adapter, "train", f"train {tags.get('end', '')}".strip(), tags)
 
     @_called
+    def training_runs(self, adapter: str, n: int) -> list[TrainingRun]:
+        """The last n trainings by their start, oldest first, failed ones too: what retraining has cost."""
+        found = self._search(adapter, "tags.kind = 'train' and tags.end != ''", ("attributes.start_time DESC",))
+        return [_training(run) for run in itertools.islice(found, n)][::-1]
+
+    @_called
     def log_rows(self, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of a training log: {"step", "time" (epoch ms), metric: number, ...}. A row sent again is stored once."""
         from mlflow.entities import Metric
@@ -203,8 +212,14 @@ class Registry:
         stale = [run.info.run_id for run in self._search(adapter, here, ()) if not alive(run.data.tags.get("pid", ""))]
         for run_id in stale:
             self.client.set_tag(run_id, "why", "its process died")
-            self.client.set_terminated(run_id, "FAILED")
+            self.client.set_terminated(run_id, "FAILED", end_time=self._last_sign(run_id))
         return stale
+
+    def _last_sign(self, run_id: str) -> int:
+        """When a run last logged something (epoch ms): found days after it died, it has not cost days."""
+        run = self.client.get_run(run_id)
+        times = [m.timestamp for name in run.data.metrics for m in self.client.get_metric_history(run_id, name)[-1:]]
+        return max([run.info.start_time, *times])
 
     @_called
     def run_of(self, adapter: str, digest: str) -> str | None:
@@ -307,6 +322,13 @@ class Registry:
         return dst
 
 
+def _training(run: Any) -> TrainingRun:
+    start, end = (
+        None if ms is None else datetime.fromtimestamp(ms / 1000, UTC) for ms in (run.info.start_time, run.info.end_time)
+    )
+    return TrainingRun(run.info.run_id, start or datetime.now(UTC), end, run.info.status, dict(run.data.tags))
+
+
 def _version(version: Any) -> Version:
     return Version(int(version.version), version.tags.get("digest", ""), dict(version.tags))
 
@@ -316,42 +338,3 @@ def _stamp(text: str) -> str:
         return stamp(from_stamp(text))
     except ValueError:
         return stamp(parse_time(text))
-
-
-def _quiet(timeout: int) -> None:
-    """Before MLflow is imported: no telemetry, bars or chatter, no pickles, and a dead server fails in seconds."""
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    os.environ.update({**QUIET, **bounds})
-    for name in ("mlflow", "alembic", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _database(folder: Path) -> Path:
-    """folder/mlflow.db, made once: under a lock, for six first starts at once ruin the file, and renamed when complete."""
-    path = folder / "mlflow.db"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "mlflow.db.lock"):
-            if not path.exists():
-                _create_database(folder / "mlflow.db.new")
-                os.replace(folder / "mlflow.db.new", path)
-    return path
-
-
-def _create_database(path: Path) -> None:
-    """All of MLflow's migrations without waiting for the disk after each: 1.4 s instead of 6.0."""
-    from mlflow import MlflowClient
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    def hurry(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    path.unlink(missing_ok=True)  # half of one, from a process that was killed
-    event.listen(Engine, "connect", hurry)
-    try:
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    finally:
-        event.remove(Engine, "connect", hurry)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
