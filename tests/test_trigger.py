@@ -435,6 +435,12 @@ def test_a_champion_with_nothing_to_repair_is_not_retrained_to_improve() -> None
     assert judgeable("replace", facts(audit_wrong=0.02, unread_audit=5000), POLICY)[0]
 
 
+def test_the_planner_answers_for_every_share_of_wrong_answers() -> None:
+    for wrong in (0.0, 0.5, 0.995, 1.0):
+        assert judgeable("improve", facts(audit_wrong=wrong, unread_audit=5000), POLICY)[0] == (wrong > 0)
+        assert judgeable("replace", facts(audit_wrong=wrong, unread_audit=5000), POLICY)[0]
+
+
 def test_few_rows_do_not_say_that_it_is_hopeless() -> None:
     assert "label 160 more" in judgeable("improve", facts(audit_wrong=None, unread_audit=0), POLICY)[1]
     assert "label 158 more" in judgeable("improve", facts(audit_wrong=0.0, unread_audit=2), POLICY)[1]
