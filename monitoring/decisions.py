@@ -69,7 +69,7 @@ def side_by_side(replayed: Sequence[Replayed]) -> list[str]:
         lines.append(f"{_day(line.end):17} {line.decided:8} {line.replayed or '-'}")
         if line.replayed != line.decided:
             lines += [f"{'':17}   {reason}" for reason in line.reasons]
-    for name, ends in fires(replayed).items():
+    for name, ends in zip(("decided", "this policy"), fires(replayed).values(), strict=True):
         lines.append(f"{name}: {len(ends)} fire{'' if len(ends) == 1 else 's'}" + "".join(f", {_day(end)}" for end in ends))
     return [*lines, "each line supposes that what came before it is what was recorded: champion, rows and attempts"]
 

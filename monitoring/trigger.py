@@ -240,11 +240,8 @@ def _opened(since: datetime, served: Sequence[WindowRecord], case: Case, policy:
         return None
     began = f"the incident that began at {since:%Y-%m-%d %H:%M}"
     if not tried or (fired and max(fired) > max(tried)):
-        again = f"`retrain repro {case.adapter} --end {max(fired):%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
-        return (
-            False,
-            f"{began} has opened its retraining at {max(fired):%Y-%m-%d %H:%M}, which has not come to a verdict; {again}",
-        )
+        opened = f"{began} has opened its retraining at {max(fired):%Y-%m-%d %H:%M}, which has not come to a verdict"
+        return False, f"{opened}; `retrain repro {case.adapter} --end {max(fired):%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
     refused = f"{began} has had its retraining ({max(tried):%Y-%m-%d %H:%M}), which did not become champion"
     found, least = facts.new_failures, policy.min_new
     if found < least:
@@ -284,6 +281,8 @@ def judgeable(purpose: Purpose, facts: Facts, policy: Trigger) -> Answer:
         needed = floor  # so few rows do not say that it is hopeless
     if needed is not None:
         return _enough(found, needed, f"unread audited rows, {needed} are needed to show {shows}", facts)
+    if purpose == "replace":
+        return False, f"{found} unread audited rows, and no 20,000 would show {shows}: gates.margin is too narrow"
     right = f"the champion answers {1 - wrong:.0%} of {found} unread audited rows right"
     return False, f"{right}: a retraining could gain {_points(max(won - lost, 0.0))}, too little for gates.min_effect to see"
 

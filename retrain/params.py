@@ -119,7 +119,7 @@ class Failures(Section):
 
 class Prepare(Section):
     retained_share: Share
-    audit_share: Share
+    audit_share: Annotated[float, Field(ge=0, lt=1)]  # at 1 no audited row would ever judge
     repair_share: Share
     first_audit_share: Share
     max_per_label: Positive

@@ -1,6 +1,7 @@
 """The trigger, from made-up window records: when it fires, what it says when it does not, and how often it errs."""
 
 import bisect
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binom
+from typer.testing import CliRunner
 
 from monitoring.decisions import fires, replay, side_by_side, story
 from monitoring.trigger import (
@@ -25,10 +27,14 @@ from monitoring.trigger import (
 )  # fmt: skip
 from retrain import params as params_
 from retrain import stats
+from retrain.cli import app
 from retrain.errors import ParamsError
 from retrain.ledger import Attempt
 from retrain.policies import Cost, cost
 from retrain.records import stamp
+from retrain.registry import Registry
+from retrain.story import params_text
+from retrain.workspace import init
 
 PARAMS = params_.load(".")
 POLICY = PARAMS.trigger
@@ -429,6 +435,12 @@ def test_a_champion_with_nothing_to_repair_is_not_retrained_to_improve() -> None
     assert judgeable("replace", facts(audit_wrong=0.02, unread_audit=5000), POLICY)[0]
 
 
+def test_the_planner_answers_for_every_share_of_wrong_answers() -> None:
+    for wrong in (0.0, 0.5, 0.995, 1.0):
+        assert judgeable("improve", facts(audit_wrong=wrong, unread_audit=5000), POLICY)[0] == (wrong > 0)
+        assert judgeable("replace", facts(audit_wrong=wrong, unread_audit=5000), POLICY)[0]
+
+
 def test_few_rows_do_not_say_that_it_is_hopeless() -> None:
     assert "label 160 more" in judgeable("improve", facts(audit_wrong=None, unread_audit=0), POLICY)[1]
     assert "label 158 more" in judgeable("improve", facts(audit_wrong=0.0, unread_audit=2), POLICY)[1]
@@ -468,7 +480,7 @@ def test_a_replay_says_when_another_policy_would_have_fired() -> None:
     assert fires(eager) == {"decided": [day(4), day(7)], "replayed": [day(3), day(7)]}
     table = side_by_side(eager)
     assert "2026-03-04 00:00  hold     fire" in table
-    assert "replayed: 2 fires, 2026-03-04 00:00, 2026-03-08 00:00" in table
+    assert "this policy: 2 fires, 2026-03-04 00:00, 2026-03-08 00:00" in table
     blind = replay(past, policy("accuracy_drop=0.5"))
     assert fires(blind)["replayed"] == []
 
@@ -493,6 +505,40 @@ def test_the_story_tells_quiet_windows_in_one_line_and_what_a_fire_came_to() -> 
     assert text.index("FIRE") < text.index("then: 2026-03-05T01:00:00Z attempt") < text.index("2026-03-06 00:00  v1  hold")
     assert "training took 12 min so far (1 run)" in text
     assert "no window has been measured yet" in story("support", [], [], Cost())[0]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real workspace whose MLflow holds the recorded windows."""
+    root = init(tmp_path_factory.mktemp("why") / "ws", files={"params.yaml": params_text("support", ["a", "b"])}).root
+    registry = Registry.open(params_.load(root).mlflow, root)
+    for record in recorded(*PAST):
+        registry.log_window("support", record.as_dict(), {}, [])
+    return root
+
+
+def printed(root: Path, *words: str) -> str:
+    done = CliRunner().invoke(app, [*words, "--workspace", str(root)])
+    assert done.exit_code == 0, done.output or done.exception
+    return done.stdout
+
+
+def test_why_tells_the_recorded_windows_to_people_and_to_programs(watched: Path) -> None:
+    assert "FIRE, to improve: 320 rows" in printed(watched, "why", "support")
+    told = json.loads(printed(watched, "why", "support", "--json"))
+    assert [line["decision"] for line in told["windows"]] == ["hold", "hold", "hold", "fire", "hold", "hold", "fire"]
+    assert len(json.loads(printed(watched, "why", "support", "--windows", "2", "--json"))["windows"]) == 2
+
+
+def test_another_policy_is_replayed_from_a_file_and_from_settings(watched: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("policies:\n  - {kind: k_of_n, windows: 1, violations: 1}\n")
+    assert "this policy: 2 fires, 2026-03-04 00:00" in printed(watched, "trigger", "support", "--replay", str(other))
+    setting = "trigger.policies.k_of_n={windows: 1, violations: 1}"
+    told = json.loads(printed(watched, "trigger", "support", "--set", setting, "--json"))
+    assert told["fires"] == {"decided": [day(4), day(7)], "replayed": [day(3), day(7)]}
+    wrong = CliRunner().invoke(app, ["trigger", "support", "--set", "seed=8", "--workspace", str(watched)])
+    assert "a replay changes the trigger alone" in str(wrong.exception)
 
 
 def test_a_record_survives_json() -> None:
