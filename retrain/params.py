@@ -73,14 +73,22 @@ class Adapter(Section):
         return self
 
 
+class Feedback(Section):
+    uri: str
+    columns: dict[str, str]
+
+
 class Logs(Section):
     uri: str
+    preset: Literal["ours", "openai", "otel", "mlflow"]
     timezone: str | None
     columns: dict[str, str]
+    feedback: Feedback | None
 
 
 class Window(Section):
     hours: Annotated[float, Field(gt=0)]
+    lateness_hours: Annotated[float, Field(ge=0)]
     schedule: str
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import drift, failures, quality, trigger
-from monitoring.sources import LogTable, read_logs
+from monitoring.sources import LogTable, open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, policies
 from retrain.errors import DataError, NothingToDo, ParamsError
@@ -32,11 +32,11 @@ class Watched:
 def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
     """Measure a window against the champion's reference, decide, and record both in MLflow."""
     params = workspace.params.of(adapter)
-    logs = read_logs(params.logs, root=workspace.root, adapter=adapter)
+    logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
     entries = jobs.entries(workspace, adapter)
     state = ledger.state(entries)
     serving = state.champion
-    frame = logs.between(window.start, window.end)
+    frame = logs.rows(window).frame()
     checked = expectations.check_logs(frame, min_rows=params.drift.min_rows)
     outputs = _outputs(logs, state, window)
     report = workspace.local / "reports" / adapter / f"{stamp(window.end)}.html"
@@ -164,7 +164,7 @@ def _inputs(workspace: Workspace, logs: LogTable, state: ledger.LedgerState, ada
     if attempt:
         end = from_stamp(attempt.end)
         length = timedelta(hours=workspace.params.window.hours)
-        frame = logs.between(end - 2 * length, end)
+        frame = logs.rows(Window(end - 2 * length, end)).frame()
         if len(frame) >= workspace.params.of(adapter).drift.min_rows:
             return frame
     suites = workspace.root / "data" / "suites" / adapter
@@ -182,9 +182,9 @@ def _outputs(logs: LogTable, state: ledger.LedgerState, window: Window) -> Any:
     if champion is None or attempt is None:
         return None
     first = from_stamp(attempt.end)
-    frame = logs.between(first, min(window.start, first + window.length)) if first < window.start else None
-    if frame is None:
+    if first >= window.start:
         return None
+    frame = logs.rows(Window(first, min(window.start, first + window.length))).frame()
     frame = frame[frame["model_version"] == f"{champion.adapter}-v{champion.version}"]
     return None if frame.empty else frame
 
@@ -215,12 +215,12 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         files = sorted(folder.glob("*.jsonl"))
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
-        frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
+        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
         rate = params.failures.audit_rate
-        made = failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=seen, collected=at)
+        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
         if (folder / f"{at}.jsonl").exists():
@@ -258,9 +258,9 @@ def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]
     labels = jobs.remote_params(workspace).adapter(adapter).labels
     if not labels:
         raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
-    frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(datetime.now(UTC))
+    known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(datetime.now(UTC))
     rate = params.failures.audit_rate
-    return failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
+    return failures.failure_cases(known, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
 
 
 def collect_what_there_is(workspace: Workspace, adapter: str, end: datetime) -> str:
@@ -295,8 +295,8 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
     """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
     params = workspace.params.of(adapter)
     try:
-        frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
-        audited = failures.audited(frame, audit_rate=params.failures.audit_rate)
+        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
+        audited = failures.audited(known, audit_rate=params.failures.audit_rate)
     except DataError:
         if ledger.state(jobs.entries(workspace, adapter)).champion:
             raise

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from retrain.errors import IntegrityError, RetrainError
+from retrain.errors import DataError, IntegrityError, RetrainError
 from retrain.ledger import LedgerState
 from retrain.params import Mlflow
 from retrain.process import alive
@@ -227,6 +227,31 @@ class Registry:
         found = self._search(adapter, f"tags.kind = 'train' and tags.digest = '{digest}'", ("attributes.start_time ASC",))
         return next((str(run.info.run_id) for run in found), None)
 
+    # --- traces
+
+    @_called
+    def trace_page(
+        self, experiment: str, filters: str, *, bodies: bool, token: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of an experiment's finished traces, oldest first, as plain rows, and the token of the next page.
+
+        bodies: with request and response, as JSON; without, pages are light. Of the assessments the valid ones.
+        """
+        found = self._find_experiment(experiment)
+        if found is None:
+            raise DataError(
+                f"MLflow at {self.uri} has no experiment {experiment!r} (params.yaml, logs.uri): name one that is there"
+            )
+        page = self.client.search_traces(
+            locations=[found],
+            filter_string=" AND ".join(filter(None, ["attributes.status != 'IN_PROGRESS'", filters])),
+            order_by=["attributes.timestamp_ms ASC"],
+            max_results=500,
+            include_spans=bodies,
+            page_token=token,
+        )
+        return [_trace_row(trace, bodies) for trace in page], page.token or None
+
     # --- versions
 
     @_called
@@ -327,6 +352,29 @@ def _training(run: Any) -> TrainingRun:
         None if ms is None else datetime.fromtimestamp(ms / 1000, UTC) for ms in (run.info.start_time, run.info.end_time)
     )
     return TrainingRun(run.info.run_id, start or datetime.now(UTC), end, run.info.status, dict(run.data.tags))
+
+
+def _trace_row(trace: Any, bodies: bool) -> dict[str, Any]:
+    info = trace.info
+    said = [one for one in info.assessments if one.valid is not False and (one.feedback or one.expectation) is not None]
+    return {
+        "trace_id": info.trace_id,
+        "request_time": int(info.request_time),
+        "execution_duration": info.execution_duration,
+        "state": str(info.state),
+        "trace_metadata": dict(info.trace_metadata),
+        "tags": dict(info.tags),
+        "assessments": [
+            {
+                "name": one.name,
+                "value": (one.feedback or one.expectation).value,
+                "human": one.source.source_type == "HUMAN",
+                "at": int(one.last_update_time_ms),
+            }
+            for one in said
+        ],
+        **({"request": trace.data.request, "response": trace.data.response} if bodies else {}),
+    }
 
 
 def _version(version: Any) -> Version:
