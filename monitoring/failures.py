@@ -80,6 +80,16 @@ def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
     return _merge([_example(row, label, "audit", None) for row, label in labelled if label and _text(row.get("prompt"))])
 
 
+def audit_wrong(rows: "Rows", *, audit_rate: float) -> float | None:
+    """The share of the labelled drawn rows that were answered wrongly; None where there are none."""
+    judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate)).expr
+    counted = judged.aggregate(
+        n=judged.count(), right=(judged.response.fill_null("").strip() == judged.audit_label.strip()).sum()
+    ).execute()
+    n = int(counted["n"].iloc[0])
+    return 1 - int(counted["right"].iloc[0]) / n if n else None
+
+
 def _records(rows: "Rows") -> list[dict[str, Any]]:
     """Rows as dicts, missing values as None."""
     kept = rows.frame(NEEDED).astype(object)

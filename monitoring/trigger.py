@@ -64,6 +64,7 @@ class WindowRecord(Record):
     latency_p50: float | None = None
     latency_p95: float | None = None
     confidence: float | None = None
+    slices: dict[str, dict[str, int]] = {}  # "column=value" -> rows, audited, right
     data_checks: list[str] = []
     violations: list[str]
     version: int | None = None

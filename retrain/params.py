@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
-SECTIONS = ("logs", "window", "drift", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion")
+SECTIONS = ("logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion")
 
 
 class Section(BaseModel):
@@ -121,6 +121,11 @@ class Trigger(Section):
         return self
 
 
+class Quality(Section):
+    lag_hours: Annotated[float, Field(ge=0)]
+    slices: tuple[Literal["response", "model_version"], ...]
+
+
 class Failures(Section):
     audit_rate: Share
 
@@ -179,6 +184,7 @@ class Params(Section):
     logs: Logs
     window: Window
     drift: Drift
+    quality: Quality
     trigger: Trigger
     failures: Failures
     prepare: Prepare

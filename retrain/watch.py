@@ -4,20 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from monitoring import drift, failures, quality, trigger
-from monitoring.sources import LogTable, open_logs
+from monitoring import failures, trigger
+from monitoring.sources import open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, policies
 from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
-from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
+from retrain.records import Example, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
 
 Say = Callable[[str], None]
-KEPT = 50  # windows, attempts and trainings that a decision looks back on
+MOST_MISSED = 60  # windows: older ones that nobody measured stay unmeasured
 
 
 @dataclass(frozen=True)
@@ -29,81 +29,92 @@ class Watched:
     report: Path
 
 
-def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
-    """Measure a window against the champion's reference, decide, and record both in MLflow."""
-    params = workspace.params.of(adapter)
-    logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
-    entries = jobs.entries(workspace, adapter)
-    state = ledger.state(entries)
-    serving = state.champion
-    frame = logs.rows(window).frame()
-    checked = expectations.check_logs(frame, min_rows=params.drift.min_rows)
-    outputs = _outputs(logs, state, window)
-    report = workspace.local / "reports" / adapter / f"{stamp(window.end)}.html"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    found = drift.measure(_inputs(workspace, logs, state, adapter), outputs, frame, drift=params.drift, html=report)
-    now, before = quality.measure(frame), None if outputs is None else quality.measure(outputs)
-    drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.method})" for c in found.columns if c.status == "drift"]
-    compared = _compared(now, before)
-    registry = Registry.open(params.mlflow, workspace.root)
-    past = [trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, KEPT)]
-    since = _last_end(state)
-    labels = jobs.remote_params(workspace).adapter(adapter).labels
-    rate = params.failures.audit_rate
-    known = logs.known_before(window.end)
-    fresh = known if since is None else known[known["feedback_at"] >= since]
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=labels, seen=set(), collected=stamp(window.end))
-    registry.close_stale(adapter)
-    facts = trigger.Facts(
-        at=datetime.now(UTC),
-        champion=serving.version if serving else None,
-        trained=_trained(state),
-        attempts=tuple(attempt.end for attempt in state.attempts)[-KEPT:],
-        newest=max((row.end for row in past), default=None),
-        new_failures=len(collection.examples) + len(collection.held),
-        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
-        audit_wrong=_audit_wrong(fresh, rate),
-        cost=policies.cost([(run.start, run.end) for run in registry.training_runs(adapter, KEPT)], datetime.now(UTC)),
-        bar=trigger.bar(params),
+def monitor(
+    workspace: Workspace, adapter: str, window: Window, *, backfill: bool = False, asked: bool = False
+) -> Watched:
+    """Measure a window against the champion's reference, decide, and record both in MLflow.
+
+    Windows before it to which rows or labels came late are measured again first: that replaces what the trigger sees of
+    them. A backfilled window never trains, unless it was asked for.
+    """
+    site = Site.open(workspace, adapter)
+    site.registry.close_stale(adapter)
+    again = site.again(window)
+    for record, _ in again:
+        second = measure(site, window_of(record))
+        _log(site, trigger.measured_again(record, second.record), second)
+    if again:
+        site = Site.open(workspace, adapter)
+    late = sum(rows for _, rows in again)
+    made = measure(site, window, late=late, backfill=backfill)
+    facts, collection = _facts(site, window, asked)
+    record = made.record.model_copy(
+        update={
+            "new_labels": {label: rows for label, (rows, _) in collection.new_labels.items()},
+            "new_failures": facts.new_failures,
+            "unread_audit": facts.unread_audit,
+            "facts": facts,
+            "policy": site.params.trigger.model_dump(mode="json"),
+        }
     )
-    record = trigger.WindowRecord(
-        adapter=adapter,
-        start=stamp(window.start),
-        end=stamp(window.end),
-        rows=len(frame),
-        drift_status=found.status,
-        drifted=drifted,
-        satisfaction=now.satisfaction,
-        feedback=now.feedback,
-        accuracy=now.accuracy,
-        accuracy_low=now.accuracy_low,
-        accuracy_high=now.accuracy_high,
-        audited=now.audited,
-        compared=compared,
-        violations=trigger.violations(drift_status=found.status, drifted=drifted, compared=compared, policy=params.trigger),
-        version=facts.champion,
-        fire=False,
-        reasons=[],
-        new_labels={label: rows for label, (rows, _) in collection.new_labels.items()},
-        new_failures=facts.new_failures,
-        unread_audit=facts.unread_audit,
-        facts=facts,
-        policy=params.trigger.model_dump(mode="json"),
-    )
-    decision = trigger.decide([*past, record], policy=params.trigger, facts=facts)
-    first = next((row for row in past if (row.start, row.end) == (record.start, record.end)), None)
+    decision = trigger.decide([*site.past, record], policy=site.params.trigger, facts=facts)
     reasons = [
         *decision.reasons,
         *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
-        *(f"data check: {line}" for line in checked.failures),
+        *(f"what changed: {change['words']}" for change in record.changed if record.violations),
+        *(f"data check: {line}" for line in record.data_checks),
     ]
     record = record.model_copy(update={"fire": decision.fire, "purpose": decision.purpose, "reasons": reasons})
+    first = next((row for row in site.past if (row.start, row.end) == (record.start, record.end)), None)
     if first and facts.newest and record.end < facts.newest:
         record = trigger.measured_again(first, record)
-    metrics = {f"drift.{c.column}": c.value for c in found.columns}
-    metrics |= {"rows": len(frame), "satisfaction": now.satisfaction, "accuracy": now.accuracy, "fire": float(decision.fire)}
-    registry.log_window(adapter, record.as_dict(), metrics, [report] if report.exists() else [])
-    return Watched(record, decision, report)
+    _log(site, record, made)
+    return Watched(record, decision, made.report)
+
+
+def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
+    metrics = {**made.metrics, "fire": float(record.fire)}
+    site.registry.log_window(site.adapter, record.as_dict(), metrics, [made.report] if made.report.exists() else [])
+
+
+def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, failures.Collection]:
+    """What a decision rests on besides the windows, and the failure cases since the last retraining."""
+    params, attempts = site.params, site.state.attempts
+    rate = params.failures.audit_rate
+    fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
+    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=stamp(window.end))
+    runs = site.registry.training_runs(site.adapter, KEPT)
+    facts = trigger.Facts(
+        at=site.now,
+        champion=site.version,
+        trained=site.attempt.end if site.attempt else None,
+        attempts=tuple(attempt.end for attempt in attempts)[-KEPT:],
+        newest=site.past[-1].end if site.past else None,
+        new_failures=len(collection.examples) + len(collection.held),
+        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
+        audit_wrong=failures.audit_wrong(fresh, audit_rate=rate),
+        cost=policies.cost([(run.start, run.end) for run in runs], site.now),
+        asked=asked,
+        bar=trigger.bar(params),
+    )
+    return facts, collection
+
+
+def pending(workspace: Workspace, adapter: str, window: Window) -> list[Window]:
+    """The windows that were missed since the last recorded one, then this one: each is processed once, in order.
+
+    A window that is not newer than the last recorded one stands alone, and so does one that does not follow on it in whole
+    steps of its own length.
+    """
+    past = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 1)
+    if not past:
+        return [window]
+    last = from_stamp(past[-1]["end"])
+    gap = window.start - last
+    if gap <= timedelta(0) or gap % window.length:
+        return [window]
+    missed = min(gap // window.length, MOST_MISSED)
+    return [*(Window(window.start - (i + 1) * window.length, window.start - i * window.length) for i in reversed(range(missed))), window]
 
 
 def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.WindowRecord:
@@ -115,78 +126,11 @@ def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.Wind
     return trigger.WindowRecord.model_validate(found[0])
 
 
-def _compared(now: quality.Quality, before: quality.Quality | None) -> list[trigger.Compared]:
-    """The shares of a window that are held against the reference's, as counts."""
-    if before is None:
-        return []
-    signals: tuple[tuple[trigger.Signal, float | None, int, float | None, int], ...] = (
-        ("accuracy", now.accuracy, now.audited, before.accuracy, before.audited),
-        ("satisfaction", now.satisfaction, now.feedback, before.satisfaction, before.feedback),
-    )
-    return [
-        trigger.Compared(signal=signal, good=round(a * n), n=n, reference_good=round(b * m), reference_n=m)
-        for signal, a, n, b, m in signals
-        if a is not None and b is not None
-    ]
-
-
-def _trained(state: ledger.LedgerState) -> str | None:
-    """Where the data ends that the champion learned from."""
-    champion = state.champion
-    return next((a.end for a in reversed(state.attempts) if champion and a.digest == champion.digest), None)
-
-
-def _audit_wrong(frame: Any, rate: float) -> float | None:
-    """The share of audited rows that were answered wrongly."""
-    asked = [failures.drawn(request, rate) for request in frame["request_id"]]
-    rows = frame.loc[asked].dropna(subset=["audit_label"])
-    right = rows["response"].fillna("").str.strip() == rows["audit_label"].str.strip()
-    return 1 - float(right.mean()) if len(rows) else None
-
-
-def _last_end(state: ledger.LedgerState) -> datetime | None:
-    return from_stamp(state.attempts[-1].end) if state.attempts else None
-
-
 def _enter_tests(audited: list[Example], share: float) -> int:
     """Rows that would enter the gate's tests: one a question, less the share that goes to `retained`."""
     from retrain.records import unit_hash
 
     return sum(1 for key in {row.split_key for row in audited} if unit_hash(key, "to-retained") >= share)
-
-
-def _inputs(workspace: Workspace, logs: LogTable, state: ledger.LedgerState, adapter: str) -> Any:
-    """The traffic on which the champion was promoted: the windows before its retraining, else the rows that judged it."""
-    import pandas as pd
-
-    champion = state.champion
-    attempt = next((a for a in state.attempts if champion and a.digest == champion.digest), None)
-    if attempt:
-        end = from_stamp(attempt.end)
-        length = timedelta(hours=workspace.params.window.hours)
-        frame = logs.rows(Window(end - 2 * length, end)).frame()
-        if len(frame) >= workspace.params.of(adapter).drift.min_rows:
-            return frame
-    suites = workspace.root / "data" / "suites" / adapter
-    rows = [
-        *read_folder(suites / "audit"),
-        *(read_examples(suites / "golden.jsonl") if (suites / "golden.jsonl").exists() else []),
-    ]
-    return pd.DataFrame([{"request_id": row.id, "prompt": row.question} for row in rows], columns=["request_id", "prompt"])
-
-
-def _outputs(logs: LogTable, state: ledger.LedgerState, window: Window) -> Any:
-    """The champion's own first windows; None until one has ended before this one began."""
-    champion = state.champion
-    attempt = next((a for a in state.attempts if champion and a.digest == champion.digest), None)
-    if champion is None or attempt is None:
-        return None
-    first = from_stamp(attempt.end)
-    if first >= window.start:
-        return None
-    frame = logs.rows(Window(first, min(window.start, first + window.length))).frame()
-    frame = frame[frame["model_version"] == f"{champion.adapter}-v{champion.version}"]
-    return None if frame.empty else frame
 
 
 # --- collection
