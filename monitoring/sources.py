@@ -367,3 +367,30 @@ def _table(connection: Any, adapter: str) -> LogTable:
         tails=tails,
         _connection=connection,
     )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a log, lazily; a stand-in until the sources are rebuilt."""
+
+    expr: Any
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame) -> "Rows":
+        table = ibis.memtable(frame)
+        given = {name: table[name].cast(TYPES[name]) if name in table.columns else ibis.null(TYPES[name]) for name in COLUMNS}
+        return cls(table.select(**given))
+
+    def count(self) -> int:
+        return int(self.expr.count().execute())
+
+    def sample(self, n: int, salt: str) -> pd.DataFrame:
+        order = (ibis.literal(salt) + self.expr.request_id).hexdigest("md5")
+        return self.expr.order_by(order).limit(n).execute()
+
+    def frame(self, columns: list[str] | None = None) -> pd.DataFrame:
+        kept = self.expr.order_by("timestamp", "request_id")
+        return (kept.select(*columns) if columns else kept).execute()
+
+    def where(self, predicate: Any) -> "Rows":
+        return Rows(self.expr.filter(predicate))
