@@ -1,8 +1,8 @@
 """What drift needs to know of a whole window, counted where its rows lie: no frame of a million rows is ever made.
 
-Every expression here is for DuckDB, PostgreSQL and Spark alike. Traps it steers around: DuckDB reads the literal 0.30000000000000004
-as a decimal and misses it by one bit, so numbers go in as text; ibis' isinf is always false on Spark, so finite means between
-the largest numbers; DISTINCT with LIMIT reads everything, a LIMIT below it does not.
+Every expression here is for DuckDB, PostgreSQL and Spark alike. Traps it steers around: DuckDB reads the literal
+0.30000000000000004 as a decimal and misses it by one bit, so numbers go in as text; ibis' isinf is always false on Spark, so
+finite means between the largest numbers; DISTINCT with LIMIT reads everything, a LIMIT below it does not.
 """
 
 from collections.abc import Mapping
@@ -202,10 +202,7 @@ def _values(side: Side, name: str) -> Any:
 
 def _has_many_values(side: Side, name: str) -> bool:
     column = _column(side, name, "number")
-    for rows in (column.limit(HEAD), column):
-        if int(rows.distinct().count().execute()) > distances.FEW_VALUES:
-            return True
-    return False
+    return any(int(rows.distinct().count().execute()) > distances.FEW_VALUES for rows in (column.limit(HEAD), column))
 
 
 def _histograms(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
