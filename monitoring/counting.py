@@ -5,6 +5,7 @@ Every expression here is for DuckDB, PostgreSQL and Spark alike. Traps it steers
 finite means between the largest numbers; DISTINCT with LIMIT reads everything, a LIMIT below it does not.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,7 @@ A_NUMBER = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 LARGEST = float(np.finfo(np.float64).max)
 HEAD = 20_000  # rows that may already show that a column has many values
 CATEGORIES = 10_000  # more values than this are no categories
+CONSTANT = "constant: one value on both sides"
 FREE_TEXT = "this is free text, compare it by abs_text_content_drift"
 
 
@@ -93,9 +95,11 @@ def _look_alone(table: Any, name: str, kind: Kind) -> Seen:
 
 
 def because(error: Exception) -> str:
-    """The first line of an error as a column's reason: engines add the query to it, and queries may quote what users wrote."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+    """A column's reason from whatever was raised: the first line, and nothing in quotes, for engines quote what users wrote."""
+    if isinstance(error, NotComparable):
+        return str(error)
+    line = re.sub(r"(['\"`]).*?(\1|$)", "'…'", (str(error).strip().splitlines() or [""])[0])
+    return f"{type(error).__name__}: {line[:200]}"
 
 
 def _measures(table: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
@@ -178,6 +182,9 @@ def _field(table: Any, keys: list[str]) -> Any:
 
 def distance(method: str, name: str, kind: Kind, reference: Side, current: Side) -> float:
     """Evidently's distance `method` of a column over all rows of both sides, both with usable values."""
+    seen = reference.seen[name], current.seen[name]
+    if kind == "number" and len({seen[0].low, seen[0].high, seen[1].low, seen[1].high}) == 1:
+        raise NotComparable(CONSTANT)
     if method == "wasserstein":
         return distances.wasserstein(*(_values(side, name) for side in (reference, current)))
     if kind == "category":
@@ -233,10 +240,13 @@ def _by_value(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
     """Rows of either side in each category of the two together."""
     counts = [_categories(side, name) for side in (reference, current)]
     values = {*counts[0], *counts[1]}
+    if len(values) == 1:
+        raise NotComparable(CONSTANT)
     fewest = min(sum(count.values()) for count in counts)
     if len(values) > fewest / 2:
         raise NotComparable(f"{len(values)} different values in {fewest} rows: {FREE_TEXT}")
-    return tuple(np.array([count.get(value, 0) for value in values]) for count in counts)
+    before, now = (np.array([count.get(value, 0) for value in values]) for count in counts)
+    return before, now
 
 
 def _categories(side: Side, name: str) -> dict[str, int]:
