@@ -93,8 +93,24 @@ class Window(Section):
 
 
 class DriftColumn(Section):
+    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said."""
+
     method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
     threshold: Annotated[float, Field(gt=0)]
+    kind: Literal["number", "category"] | None = None
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        only = {"wasserstein": "number", "TVD": "category", "abs_text_content_drift": None}
+        if self.kind and self.kind != only.get(self.method, self.kind):
+            raise ValueError(f"method {self.method} is not for a {self.kind}: leave kind out, or use jensenshannon or psi")
+        return self
+
+
+DRIFT_COLUMNS = (
+    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic"),
+    *("latency_ms", "confidence", "prompt_tokens", "completion_tokens", "model_version", "adapter"),
+)
 
 
 class Drift(Section):
@@ -102,6 +118,13 @@ class Drift(Section):
     sample: Positive
     missing_max: Share
     columns: dict[str, DriftColumn]
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        for name in self.columns:
+            if name not in DRIFT_COLUMNS and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", name):
+                raise ValueError(f"columns.{name} is no column{_nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
+        return self
 
 
 class Trigger(Section):

@@ -1,0 +1,259 @@
+"""What drift needs to know of a whole window, counted where its rows lie: no frame of a million rows is ever made.
+
+Every expression here is for DuckDB, PostgreSQL and Spark alike. Traps it steers around: DuckDB reads the literal
+0.30000000000000004 as a decimal and misses it by one bit, so numbers go in as text; ibis' isinf is always false on Spark, so
+finite means between the largest numbers; DISTINCT with LIMIT reads everything, a LIMIT below it does not.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ibis
+import numpy as np
+from ibis import _
+from ibis.expr import datatypes as dt
+
+from monitoring import distances
+
+Kind = Literal["number", "category", "text"]
+
+TEXTS = ("prompt", "response")
+LENGTHS = {"prompt_length": "prompt", "response_length": "response"}
+NOT_BLANK = "[^\\s\x0b\xa0\u2000-\u200b\u3000]"  # engines differ in what \s knows
+A_NUMBER = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
+LARGEST = float(np.finfo(np.float64).max)
+HEAD = 20_000  # rows that may already show that a column has many values
+CATEGORIES = 10_000  # more values than this are no categories
+CONSTANT = "constant: one value on both sides"
+FREE_TEXT = "this is free text, compare it by abs_text_content_drift"
+
+
+@ibis.udf.scalar.builtin
+def json_valid(text: str) -> bool: ...  # type: ignore[empty-body]
+
+
+@ibis.udf.scalar.builtin
+def json_extract_string(text: str, path: str) -> str: ...  # type: ignore[empty-body]
+
+
+@ibis.udf.scalar.builtin
+def get_json_object(text: str, path: str) -> str: ...  # type: ignore[empty-body]
+
+
+@ibis.udf.scalar.builtin
+def json_extract_path(value: dt.JSON(), key: str) -> dt.JSON(): ...  # type: ignore[valid-type]
+
+
+@ibis.udf.scalar.builtin
+def json_extract_path_text(value: dt.JSON(), key: str) -> str: ...  # type: ignore[valid-type,empty-body]
+
+
+class NotComparable(Exception):
+    """A column's distance would say nothing; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One column of one side: usable values, and their range where it is a number; `why` where the engine could not say."""
+
+    usable: int = 0
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """An Ibis table with the columns of a log, its number of rows, and what was seen of each column that is asked for."""
+
+    table: Any
+    rows: int
+    seen: Mapping[str, Seen]
+
+    def missing(self, name: str) -> float:
+        """Share of rows in which a column is missing, blank or no finite number, 0 to 1."""
+        return 1.0 - self.seen[name].usable / self.rows if self.rows else 1.0
+
+
+def look(table: Any, kinds: Mapping[str, Kind]) -> Side:
+    """Rows, usable values and ranges of all columns in one query; one query a column where that fails."""
+    try:
+        found = _first(table.aggregate(rows=table.count(), **_measures(table, kinds)))
+        return Side(table, int(found["rows"]), {name: _seen(found, i) for i, name in enumerate(kinds)})
+    except Exception:  # an engine's errors are its own; which column it was is found one by one
+        rows = int(table.count().execute())
+        return Side(table, rows, {name: _look_alone(table, name, kind) for name, kind in kinds.items()})
+
+
+def _look_alone(table: Any, name: str, kind: Kind) -> Seen:
+    try:
+        return _seen(_first(table.aggregate(**_measures(table, {name: kind}))), 0)
+    except Exception as error:  # one bad column takes no other down
+        return Seen(why=because(error))
+
+
+def because(error: Exception) -> str:
+    """A column's reason from whatever was raised: the first line, and nothing in quotes, for engines quote what users wrote."""
+    if isinstance(error, NotComparable):
+        return str(error)
+    line = re.sub(r"(['\"`]).*?(\1|$)", "'…'", (str(error).strip().splitlines() or [""])[0])
+    return f"{type(error).__name__}: {line[:200]}"
+
+
+def _measures(table: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for i, (name, kind) in enumerate(kinds.items()):
+        value = usable(table, name, kind)
+        if value is None:
+            continue
+        made[f"n{i}"] = value.count()
+        if kind == "number":
+            made |= {f"low{i}": value.min(), f"high{i}": value.max()}
+    return made or {"none": ibis.literal(0)}
+
+
+def _seen(found: Mapping[str, Any], i: int) -> Seen:
+    if f"n{i}" not in found:
+        return Seen(why="the log table has no such column")
+    usable = int(found[f"n{i}"] or 0)
+    low, high = (float(found[key]) if usable and key in found else None for key in (f"low{i}", f"high{i}"))
+    return Seen(usable, low, high)
+
+
+def _first(query: Any) -> dict[str, Any]:
+    return dict(query.to_pyarrow().to_pylist()[0])
+
+
+# --- a column's usable values, null where there is none
+
+
+def usable(table: Any, name: str, kind: Kind) -> Any:
+    """Expression of a column's values, null where missing, blank or not finite; None where the table has no such column."""
+    base = LENGTHS.get(name, name)
+    raw = _field(table, base.split(".")[1:]) if base.startswith("metadata.") else _plain(table, base)
+    if raw is None:
+        return None
+    if name in LENGTHS:
+        return _text(raw).length().cast("float64")
+    return _number(raw) if kind == "number" else _text(raw)
+
+
+def _plain(table: Any, name: str) -> Any:
+    return table[name] if name in table.columns else None
+
+
+def _text(raw: Any) -> Any:
+    text = raw.cast("string")  # a column of nothing but nulls has no type
+    return text.re_search(NOT_BLANK).ifelse(text, ibis.null(str))
+
+
+def _number(raw: Any) -> Any:
+    if raw.type().is_string():
+        raw = raw.re_search(A_NUMBER).ifelse(raw, ibis.null(str))
+    number = raw.cast("float64")
+    return ((number >= exactly(-LARGEST)) & (number <= exactly(LARGEST))).ifelse(number, ibis.null("float64"))
+
+
+def exactly(number: float) -> Any:
+    """A literal that no engine rounds."""
+    return ibis.literal(repr(float(number))).cast("float64")
+
+
+def _field(table: Any, keys: list[str]) -> Any:
+    """A scalar inside the JSON text of `metadata`, as text."""
+    if "metadata" not in table.columns:
+        return None
+    text, engine = table.metadata.cast("string"), table.get_backend().name
+    path = "$" + "".join(f'["{key}"]' if engine == "pyspark" else f'."{key}"' for key in keys)
+    if engine == "pyspark":
+        return get_json_object(text, path.replace('"', "'"))
+    if engine == "postgres":
+        value = text.cast("json")
+        for key in keys[:-1]:
+            value = json_extract_path(value, key)
+        return json_extract_path_text(value, keys[-1])
+    return json_valid(text).ifelse(json_extract_string(json_valid(text).ifelse(text, ibis.null(str)), path), ibis.null(str))
+
+
+# --- distances
+
+
+def distance(method: str, name: str, kind: Kind, reference: Side, current: Side) -> float:
+    """Evidently's distance `method` of a column over all rows of both sides, both with usable values."""
+    seen = reference.seen[name], current.seen[name]
+    if kind == "number" and len({seen[0].low, seen[0].high, seen[1].low, seen[1].high}) == 1:
+        raise NotComparable(CONSTANT)
+    if method == "wasserstein":
+        return distances.wasserstein(*(_values(side, name) for side in (reference, current)))
+    if kind == "category":
+        return distances.of_counts(method, *_by_value(name, reference, current))
+    counts = _histograms if _has_many_values(reference, name) else _by_number
+    return distances.of_counts(method, *counts(name, reference, current))
+
+
+def _column(side: Side, name: str, kind: Kind) -> Any:
+    return side.table.select(v=usable(side.table, name, kind)).filter(_.v.notnull())
+
+
+def _values(side: Side, name: str) -> Any:
+    """One column as an array of float64, filled batch by batch: 8 bytes a row."""
+    values, at = np.empty(side.seen[name].usable), 0
+    for batch in _column(side, name, "number").to_pyarrow_batches(chunk_size=100_000):
+        part = batch.column(0).to_numpy(zero_copy_only=False)
+        values[at : at + len(part)] = part
+        at += len(part)
+    return values[:at]
+
+
+def _has_many_values(side: Side, name: str) -> bool:
+    column = _column(side, name, "number")
+    return any(int(rows.distinct().count().execute()) > distances.FEW_VALUES for rows in (column.limit(HEAD), column))
+
+
+def _histograms(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
+    """Rows a bin on either side; the last bin holds its upper edge."""
+    seen = [reference.seen[name], current.seen[name]]
+    low, high = min(float(s.low or 0.0) for s in seen), max(float(s.high or 0.0) for s in seen)
+    inner = distances.edges(low, high, sum(s.usable for s in seen))[1:-1]
+
+    def rows(side: Side, usable: int) -> Any:
+        below = {f"e{i}": (_.v < exactly(edge)).cast("int64").sum() for i, edge in enumerate(inner)}
+        found = _first(_column(side, name, "number").aggregate(**below))
+        return np.diff([0, *(found[key] for key in below), usable])
+
+    return rows(reference, seen[0].usable), rows(current, seen[1].usable)
+
+
+def _by_number(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
+    """Rows of either side that have each value of the two together."""
+    sides = [np.unique(_values(side, name), return_counts=True) for side in (reference, current)]
+    values = np.union1d(sides[0][0], sides[1][0])
+    counts = np.zeros((2, len(values)), dtype=np.int64)
+    for row, (own, rows) in zip(counts, sides, strict=True):
+        row[np.searchsorted(values, own)] = rows
+    return counts[0], counts[1]
+
+
+def _by_value(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
+    """Rows of either side in each category of the two together."""
+    counts = [_categories(side, name) for side in (reference, current)]
+    values = {*counts[0], *counts[1]}
+    if len(values) == 1:
+        raise NotComparable(CONSTANT)
+    fewest = min(sum(count.values()) for count in counts)
+    if len(values) > fewest / 2:
+        raise NotComparable(f"{len(values)} different values in {fewest} rows: {FREE_TEXT}")
+    before, now = (np.array([count.get(value, 0) for value in values]) for count in counts)
+    return before, now
+
+
+def _categories(side: Side, name: str) -> dict[str, int]:
+    column = _column(side, name, "category")
+    if int(column.limit(HEAD).distinct().count().execute()) > CATEGORIES:
+        raise NotComparable(f"more than {CATEGORIES:,} different values: {FREE_TEXT}")
+    found = column.group_by("v").aggregate(n=_.count()).limit(CATEGORIES + 1).to_pyarrow().to_pydict()
+    if len(found["v"]) > CATEGORIES:
+        raise NotComparable(f"more than {CATEGORIES:,} different values: {FREE_TEXT}")
+    return dict(zip(found["v"], found["n"], strict=True))
