@@ -64,11 +64,8 @@ class Calibration:
     @classmethod
     def of(cls, reference: "Rows") -> "Calibration | None":
         """From the reference's audited rows; None where they are too few."""
-        from ibis import _
-
-        frame = reference.where(_.audit_label.notnull() & _.confidence.notnull()).frame(
-            ["confidence", "response", "audit_label"]
-        )
+        judged = reference.where(lambda t: t.audit_label.notnull() & t.confidence.notnull())
+        frame = judged.frame(["confidence", "response", "audit_label"])
         if len(frame) < cls.LEAST:
             return None
         right = frame["response"].fillna("").str.strip() == frame["audit_label"].str.strip()

@@ -3,6 +3,7 @@
 An unknown key, a wrong type or a contradiction raises ParamsError with path, value, the nearest known key and the fix.
 """
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -123,7 +124,7 @@ class Drift(Section):
     def _columns_exist(self) -> Self:
         for name in self.columns:
             if name not in DRIFT_COLUMNS and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", name):
-                raise ValueError(f"columns.{name} is no column{_nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
+                raise ValueError(f"columns.{name} is no column{nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
         return self
 
 

@@ -29,9 +29,7 @@ class Watched:
     report: Path
 
 
-def monitor(
-    workspace: Workspace, adapter: str, window: Window, *, backfill: bool = False, asked: bool = False
-) -> Watched:
+def monitor(workspace: Workspace, adapter: str, window: Window, *, backfill: bool = False, asked: bool = False) -> Watched:
     """Measure a window against the champion's reference, decide, and record both in MLflow.
 
     Windows before it to which rows or labels came late are measured again first: that replaces what the trigger sees of
@@ -113,8 +111,10 @@ def pending(workspace: Workspace, adapter: str, window: Window) -> list[Window]:
     gap = window.start - last
     if gap <= timedelta(0) or gap % window.length:
         return [window]
-    missed = min(gap // window.length, MOST_MISSED)
-    return [*(Window(window.start - (i + 1) * window.length, window.start - i * window.length) for i in reversed(range(missed))), window]
+    found = [window]
+    while found[0].start > last and len(found) <= MOST_MISSED:
+        found.insert(0, Window(found[0].start - window.length, found[0].start))
+    return found
 
 
 def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.WindowRecord:
