@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from retrain.text import vectors
+from monitoring.topics import Prompts
 
 LEVEL = 0.05  # chance that a window in which nothing changed names a change, and share of false ones among those named
 GREW = 0.02  # of traffic: less is not worth a line ...
@@ -53,15 +53,14 @@ class _Sides:
         return hypergeom.sf(groups[:, self.current].sum(axis=1) - 1, total, now, groups.sum(axis=1))
 
 
-def found(reference: Sequence[str], current: Sequence[str]) -> list[Change]:
-    """At most five changes, the largest growth first; none where no growth is clear. Prompts are not blank."""
-    if not len(reference) or not len(current):
+def found(prompts: Prompts) -> list[Change]:
+    """At most five changes, the largest growth first; none where no growth is clear."""
+    sides = _Sides(np.arange(len(prompts.texts)) >= prompts.reference)
+    if not prompts.reference or not sides.current.any():
         return []
-    prompts = [*reference, *current]
-    sides = _Sides(np.arange(len(prompts)) >= len(reference))
-    least = GREW * len(current)  # of fewer prompts no group can have grown by enough
-    terms, holds = _terms(prompts, least)
-    groups = np.vstack([_clusters(prompts, 2 * least), holds])
+    least = GREW * sides.current.sum()  # of fewer prompts no group can have grown by enough
+    terms, holds = _terms(prompts.texts, least)
+    groups = np.vstack([_clusters(prompts.points, 2 * least), holds])
     cut = _cut(sides.p_values(groups))
     changes: list[Change] = []
     while len(changes) < MOST and len(groups := _grown(groups, sides, cut)):
@@ -84,18 +83,18 @@ def _grown(groups: Any, sides: _Sides, cut: float) -> Any:
     return groups[(sides.p_values(groups) <= cut) & (now - before >= GREW) & (now >= TIMES * before)]
 
 
-def _clusters(prompts: Sequence[str], least: float) -> Any:
+def _clusters(points: Any, least: float) -> Any:
     """Every group that Ward's tree of the sentence vectors joins, from `least` prompts to half of all; (groups, prompts)."""
     from scipy.cluster.hierarchy import linkage
 
-    points = vectors(prompts)
-    members = [np.array([i]) for i in range(len(prompts))]
+    count = len(points)
+    members = [np.array([i]) for i in range(count)]
     groups: list[Any] = []
-    for left, right, _, size in linkage(points, "ward") if len(prompts) > 1 else []:
+    for left, right, _, size in linkage(points, "ward") if count > 1 else []:
         members.append(np.concatenate([members[int(left)], members[int(right)]]))
-        if least <= size <= len(prompts) / 2:
+        if least <= size <= count / 2:
             groups.append(members[-1])
-    found = np.zeros((len(groups), len(prompts)), dtype=bool)
+    found = np.zeros((len(groups), count), dtype=bool)
     for row, group in zip(found, groups, strict=True):
         row[group] = True
     return found
@@ -130,13 +129,13 @@ def _said(text: str) -> dict[str, str]:
     return said
 
 
-def _change(group: Any, sides: _Sides, prompts: Sequence[str], terms: list[str], holds: Any) -> Change:
+def _change(group: Any, sides: _Sides, prompts: Prompts, terms: list[str], holds: Any) -> Change:
     before, now = sides.shares(group)
     mine = group & sides.current
-    named = _name(mine, terms, holds) or [_short(prompts[_typical(mine, prompts)[0]])]
+    named = _name(mine, terms, holds) or [_short(prompts.texts[_typical(mine, prompts)[0]])]
     rows = int(mine.sum())
     words = f"{', '.join(named)}: {_percent(before)} -> {_percent(now)} of traffic ({rows} rows)"
-    examples = [prompts[i] for i in _typical(mine, prompts)]
+    examples = [prompts.texts[i] for i in _typical(mine, prompts)]
     return Change(words=words, terms=named, before=before, now=now, rows=rows, examples=examples)
 
 
@@ -154,12 +153,12 @@ def _name(mine: Any, terms: list[str], holds: Any) -> list[str]:
     return named
 
 
-def _typical(mine: Any, prompts: Sequence[str]) -> list[int]:
+def _typical(mine: Any, prompts: Prompts) -> list[int]:
     """The prompts nearest to the middle of the group, each once."""
     rows = np.flatnonzero(mine).tolist()
-    points = vectors([prompts[i] for i in rows])
+    points = prompts.points[rows]
     nearest = [rows[i] for i in np.argsort(-(points @ points.mean(axis=0)), kind="stable")]
-    return list({prompts[i]: i for i in reversed(nearest)}.values())[::-1][:EXAMPLES]
+    return list({prompts.texts[i]: i for i in reversed(nearest)}.values())[::-1][:EXAMPLES]
 
 
 def _short(text: str) -> str:

@@ -7,8 +7,10 @@ finite means between the largest numbers; DISTINCT with LIMIT reads everything, 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import ibis
 import numpy as np
@@ -66,32 +68,63 @@ class Seen:
 
 @dataclass(frozen=True)
 class Side:
-    """An Ibis table with the columns of a log, its number of rows, and what was seen of each column that is asked for."""
+    """The columns that are asked for, read once: `column(name)` is a table with one column `v`, of usable values."""
 
-    table: Any
     rows: int
     seen: Mapping[str, Seen]
+    table: Any = None  # an Ibis table kept near the engine, columns named by place
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, name: str) -> float:
         """Share of rows in which a column is missing, blank or no finite number, 0 to 1."""
         return 1.0 - self.seen[name].usable / self.rows if self.rows else 1.0
 
+    def column(self, name: str) -> Any:
+        return self.table.select(v=self.table[self.places[name]]).filter(_.v.notnull())
 
-def look(table: Any, kinds: Mapping[str, Kind]) -> Side:
-    """Rows, usable values and ranges of all columns in one query; one query a column where that fails."""
+
+def look(table: Any, kinds: Mapping[str, Kind], scratch: Path) -> Side:
+    """Read the usable values of all columns once, keep them, and count: rows, usable values, ranges.
+
+    A log table may be a million lines of JSON, or a sort for every time it is read. A column that cannot be read is left out
+    with the reason. What is kept lives as long as the folder `scratch`.
+    """
+    found = {name: usable(table, name, kind) for name, kind in kinds.items()}
+    wrong = {name: Seen(why="the log table has no such column") for name, value in found.items() if value is None}
+    good = {name: value for name, value in found.items() if value is not None}
     try:
-        found = _first(table.aggregate(rows=table.count(), **_measures(table, kinds)))
-        return Side(table, int(found["rows"]), {name: _seen(found, i) for i, name in enumerate(kinds)})
+        kept, places = _keep(table, good, kinds, scratch)
     except Exception:  # an engine's errors are its own; which column it was is found one by one
-        rows = int(table.count().execute())
-        return Side(table, rows, {name: _look_alone(table, name, kind) for name, kind in kinds.items()})
+        wrong |= {name: Seen(why=why) for name, value in good.items() if (why := _raises(table, value))}
+        good = {name: value for name, value in good.items() if name not in wrong}
+        kept, places = _keep(table, good, kinds, scratch)
+    counts = _first(kept.aggregate(rows=kept.count(), **_measures(kept, places, kinds)))
+    seen = {name: wrong[name] if name in wrong else _seen(counts, places[name]) for name in kinds}
+    return Side(int(counts["rows"]), seen, kept, places)
 
 
-def _look_alone(table: Any, name: str, kind: Kind) -> Seen:
+def _keep(table: Any, values: Mapping[str, Any], kinds: Mapping[str, Kind], scratch: Path) -> tuple[Any, dict[str, str]]:
+    """A table of these expressions in the same engine: on DuckDB a Parquet file, so that ten million rows need no memory."""
+    places = {name: f"c{i}" for i, name in enumerate(values)}
+    there = ibis.literal(1, "int8")  # of a text no more is needed than that there is one
+    made = {
+        places[name]: value.notnull().ifelse(there, ibis.null("int8")) if kinds[name] == "text" else value
+        for name, value in values.items()
+    }
+    kept, engine = table.select(**made, row=there), table.get_backend()
+    if engine.name != "duckdb":
+        return kept.cache(), places
+    file = scratch / f"{uuid4().hex}.parquet"
+    engine.to_parquet(kept, file)
+    return engine.read_parquet(file), places
+
+
+def _raises(table: Any, value: Any) -> str | None:
     try:
-        return _seen(_first(table.aggregate(**_measures(table, {name: kind}))), 0)
+        table.aggregate(n=value.count(), low=value.min()).to_pyarrow()
     except Exception as error:  # one bad column takes no other down
-        return Seen(why=because(error))
+        return because(error)
+    return None
 
 
 def because(error: Exception) -> str:
@@ -102,23 +135,18 @@ def because(error: Exception) -> str:
     return f"{type(error).__name__}: {line[:200]}"
 
 
-def _measures(table: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+def _measures(table: Any, places: Mapping[str, str], kinds: Mapping[str, Kind]) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for i, (name, kind) in enumerate(kinds.items()):
-        value = usable(table, name, kind)
-        if value is None:
-            continue
-        made[f"n{i}"] = value.count()
-        if kind == "number":
-            made |= {f"low{i}": value.min(), f"high{i}": value.max()}
-    return made or {"none": ibis.literal(0)}
+    for name, place in places.items():
+        made[f"n {place}"] = table[place].count()
+        if kinds[name] == "number":
+            made |= {f"low {place}": table[place].min(), f"high {place}": table[place].max()}
+    return made
 
 
-def _seen(found: Mapping[str, Any], i: int) -> Seen:
-    if f"n{i}" not in found:
-        return Seen(why="the log table has no such column")
-    usable = int(found[f"n{i}"] or 0)
-    low, high = (float(found[key]) if usable and key in found else None for key in (f"low{i}", f"high{i}"))
+def _seen(counts: Mapping[str, Any], place: str) -> Seen:
+    usable = int(counts[f"n {place}"] or 0)
+    low, high = (float(counts[key]) if usable and key in counts else None for key in (f"low {place}", f"high {place}"))
     return Seen(usable, low, high)
 
 
@@ -150,9 +178,12 @@ def _text(raw: Any) -> Any:
 
 
 def _number(raw: Any) -> Any:
-    if raw.type().is_string():
-        raw = raw.re_search(A_NUMBER).ifelse(raw, ibis.null(str))
-    number = raw.cast("float64")
+    if not raw.type().is_string():
+        number = raw.cast("float64")
+    elif raw.get_backend().name == "postgres":  # has no cast that may fail
+        number = raw.re_search(A_NUMBER).ifelse(raw, ibis.null(str)).cast("float64")
+    else:
+        number = raw.try_cast("float64")
     return ((number >= exactly(-LARGEST)) & (number <= exactly(LARGEST))).ifelse(number, ibis.null("float64"))
 
 
@@ -166,15 +197,14 @@ def _field(table: Any, keys: list[str]) -> Any:
     if "metadata" not in table.columns:
         return None
     text, engine = table.metadata.cast("string"), table.get_backend().name
-    path = "$" + "".join(f'["{key}"]' if engine == "pyspark" else f'."{key}"' for key in keys)
     if engine == "pyspark":
-        return get_json_object(text, path.replace('"', "'"))
+        return get_json_object(text, "$" + "".join(f"['{key}']" for key in keys))
     if engine == "postgres":
         value = text.cast("json")
         for key in keys[:-1]:
             value = json_extract_path(value, key)
         return json_extract_path_text(value, keys[-1])
-    return json_valid(text).ifelse(json_extract_string(json_valid(text).ifelse(text, ibis.null(str)), path), ibis.null(str))
+    return json_extract_string(json_valid(text).ifelse(text, ibis.null(str)), "$" + "".join(f'."{key}"' for key in keys))
 
 
 # --- distances
@@ -193,14 +223,10 @@ def distance(method: str, name: str, kind: Kind, reference: Side, current: Side)
     return distances.of_counts(method, *counts(name, reference, current))
 
 
-def _column(side: Side, name: str, kind: Kind) -> Any:
-    return side.table.select(v=usable(side.table, name, kind)).filter(_.v.notnull())
-
-
 def _values(side: Side, name: str) -> Any:
     """One column as an array of float64, filled batch by batch: 8 bytes a row."""
     values, at = np.empty(side.seen[name].usable), 0
-    for batch in _column(side, name, "number").to_pyarrow_batches(chunk_size=100_000):
+    for batch in side.column(name).to_pyarrow_batches(chunk_size=100_000):
         part = batch.column(0).to_numpy(zero_copy_only=False)
         values[at : at + len(part)] = part
         at += len(part)
@@ -208,7 +234,7 @@ def _values(side: Side, name: str) -> Any:
 
 
 def _has_many_values(side: Side, name: str) -> bool:
-    column = _column(side, name, "number")
+    column = side.column(name)
     return any(int(rows.distinct().count().execute()) > distances.FEW_VALUES for rows in (column.limit(HEAD), column))
 
 
@@ -220,7 +246,7 @@ def _histograms(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
 
     def rows(side: Side, usable: int) -> Any:
         below = {f"e{i}": (_.v < exactly(edge)).cast("int64").sum() for i, edge in enumerate(inner)}
-        found = _first(_column(side, name, "number").aggregate(**below))
+        found = _first(side.column(name).aggregate(**below))
         return np.diff([0, *(found[key] for key in below), usable])
 
     return rows(reference, seen[0].usable), rows(current, seen[1].usable)
@@ -250,7 +276,7 @@ def _by_value(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
 
 
 def _categories(side: Side, name: str) -> dict[str, int]:
-    column = _column(side, name, "category")
+    column = side.column(name)
     if int(column.limit(HEAD).distinct().count().execute()) > CATEGORIES:
         raise NotComparable(f"more than {CATEGORIES:,} different values: {FREE_TEXT}")
     found = column.group_by("v").aggregate(n=_.count()).limit(CATEGORIES + 1).to_pyarrow().to_pydict()

@@ -6,6 +6,7 @@ but by its own scatter, and no column on another: what cannot be computed is sai
 """
 
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,19 +60,32 @@ def measure(
     reference_inputs: Rows, reference_outputs: Rows | None, current: Rows, *, drift: params_.Drift, html: Path | None
 ) -> DriftReport:
     """Compare a window's rows with two references, of which the inputs need `request_id, prompt` at least."""
+    with tempfile.TemporaryDirectory(prefix="retrain-drift-") as scratch:
+        return _measure(reference_inputs, reference_outputs, current, drift, html, Path(scratch))
+
+
+def _measure(
+    reference_inputs: Rows,
+    reference_outputs: Rows | None,
+    current: Rows,
+    drift: params_.Drift,
+    html: Path | None,
+    scratch: Path,
+) -> DriftReport:
     kinds = {name: kind_of(name, rule) for name, rule in drift.columns.items()}
     sources = {"inputs": reference_inputs, "current": current} | ({"outputs": reference_outputs} if reference_outputs else {})
     asked = {side: _asked(side, kinds) for side in sources}
-    sides = {side: counting.look(rows.expr, asked[side]) for side, rows in sources.items()}
+    sides = {side: counting.look(rows.expr, asked[side], scratch) for side, rows in sources.items()}
     now = sides["current"]
     missing = {name: now.missing(name) for name in now.seen}
     broken = _broken(sides, drift.missing_max) if now.rows else []
     if now.rows < drift.min_rows and not broken:
         return DriftReport(status="not_enough_data", rows=now.rows, missing=missing, columns=[])
     samples = {side: _sample(rows, asked[side], sides[side], drift.sample) for side, rows in sources.items()}
-    _add_derived(kinds, sides, samples)
+    prompts = topics.Prompts.of(*(_texts(samples[side], "prompt") for side in ("inputs", "current")))
+    _add_derived(kinds, prompts, sides, samples, scratch)
     columns = [_column(name, rule, kinds[name], sides, samples, drift.min_rows) for name, rule in drift.columns.items()]
-    changed = changes.found(*(_texts(samples[side], "prompt") for side in ("inputs", "current")))
+    changed = changes.found(prompts)
     status = _status(columns, broken)
     report = DriftReport(status=status, rows=now.rows, missing=missing, broken=broken, columns=columns, changed=changed)
     if html is not None:
@@ -134,21 +148,22 @@ def _texts(sample: "pd.DataFrame", name: str) -> list[str]:
     return sample[name].dropna().tolist() if name in sample else []
 
 
-def _add_derived(kinds: Mapping[str, Kind], sides: dict[str, Side], samples: dict[str, "pd.DataFrame"]) -> None:
+def _add_derived(
+    kinds: Mapping[str, Kind], prompts: topics.Prompts, sides: dict[str, Side], samples: dict[str, Any], scratch: Path
+) -> None:
     """Novelty and topic of the sample's prompts become sides and samples of their own, named like the column."""
     import pandas as pd
 
     make: dict[str, Callable[..., Any]] = {"novelty": topics.novelty, "topic": topics.topics}
     for name in (name for name in DERIVED if name in kinds):
-        prompts = [_texts(samples[side], "prompt") for side in ("inputs", "current")]
         try:
-            values = make[name](*prompts)
+            values = make[name](prompts)
         except Exception as error:  # one bad column takes no other down
-            sides[name] = Side(None, 0, {name: counting.Seen(why=counting.because(error))})
+            sides[name] = Side(0, {name: counting.Seen(why=counting.because(error))})
             continue
         for key, found in zip((name, f"{name} now"), values, strict=True):
             samples[key] = pd.DataFrame({name: found})
-            sides[key] = counting.look(ibis.memtable(samples[key]), {name: kinds[name]})
+            sides[key] = counting.look(ibis.memtable(samples[key]), {name: kinds[name]}, scratch)
 
 
 # --- columns

@@ -1,5 +1,10 @@
 """Distances counted in the engine are those of Evidently's own functions on the same rows."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import ibis
 import numpy as np
 import pandas as pd
@@ -29,8 +34,21 @@ CATEGORIES = {
 }
 
 
+SCRATCH = Path(tempfile.mkdtemp(prefix="counting"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remove_scratch() -> Iterator[None]:
+    yield
+    shutil.rmtree(SCRATCH)
+
+
+def look(frame: dict[str, object], kinds: dict[str, counting.Kind]) -> counting.Side:
+    return counting.look(ibis.memtable(pd.DataFrame(frame)), kinds, SCRATCH)
+
+
 def side(values: object, kind: counting.Kind) -> counting.Side:
-    return counting.look(ibis.memtable(pd.DataFrame({"latency_ms": values})), {"latency_ms": kind})
+    return look({"latency_ms": values}, {"latency_ms": kind})
 
 
 def ours(method: str, kind: counting.Kind, reference: object, current: object) -> float:
@@ -106,14 +124,14 @@ def test_fields_of_the_metadata_are_columns() -> None:
     kinds: dict[str, counting.Kind] = {
         "metadata.plan": "category", "metadata.size": "number", "metadata.by.route": "category", "metadata.none": "category",
     }  # fmt: skip
-    looked = counting.look(ibis.memtable(pd.DataFrame({"metadata": rows})), kinds)
+    looked = look({"metadata": rows}, kinds)
     assert [looked.seen[name].usable for name in kinds] == [1, 1, 1, 0]
     assert looked.seen["metadata.size"].high == 3.0
 
 
 def test_a_column_that_is_not_there_or_raises_takes_no_other_down() -> None:
     table = ibis.memtable(pd.DataFrame({"latency_ms": [1.0, 2.0]})).mutate(confidence=ibis.literal("x").cast("float64"))
-    looked = counting.look(table, {"latency_ms": "number", "confidence": "number", "response": "category"})
+    looked = counting.look(table, {"latency_ms": "number", "confidence": "number", "response": "category"}, SCRATCH)
     assert looked.seen["latency_ms"].usable == looked.rows == 2
     assert "Conversion" in str(looked.seen["confidence"].why)
     assert "no such column" in str(looked.seen["response"].why)
