@@ -95,11 +95,10 @@ def data(folder: Path) -> dict[str, Any]:
     connection.execute("SET threads = 1; SET TimeZone = 'UTC'; SELECT setseed(0.5)")  # one thread: the same rows each time
     words = "[" + ", ".join(f"'{word}'" for word in WORDS.split()) + "]"
     for day in (0, 1):
-        step, word = (
-            86_400 / rows,
-            f"CASE WHEN k < 6 THEN {words}[1 + (hash(i * 40 + k + {day}) % {len(WORDS.split())})::INT] ELSE 'w' || floor(3000 * power(random(), 3))::INT END",
-        )
+        step = 86_400 / rows
         start = f"epoch(TIMESTAMPTZ '{START:%Y-%m-%d}') + {day} * 86400"
+        common = f"{words}[1 + (hash(i * 40 + k + {day}) % {len(WORDS.split())})::INT]"
+        word = f"CASE WHEN k < 6 THEN {common} ELSE 'w' || floor(3000 * power(random(), 3))::INT END"
         slower = 0.3 * (1 + day / 10)
         connection.execute(f"""
             COPY (
@@ -129,6 +128,8 @@ def data(folder: Path) -> dict[str, Any]:
 def monitor(folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     import great_expectations  # noqa: F401
+    import scipy.cluster.hierarchy
+    import scipy.stats  # noqa: F401
     import sklearn.cluster  # noqa: F401
     from evidently.metrics import ValueDrift  # noqa: F401
 
