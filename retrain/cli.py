@@ -155,14 +155,16 @@ def monitor(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Measure one window, decide fire or hold, record both.  Example: retrain monitor support"""
+    """Measure a window (without times: and those missed), decide, record both.  Example: retrain monitor support"""
     from retrain import watch
 
     space = _workspace(workspace)
-    seen = watch.monitor(space, adapter, _window(space, start, end))
-    lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
-    lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
-    _out(seen.record.as_dict(), as_json, lines)
+    window = _window(space, start, end)
+    for one in [window] if start else watch.pending(space, adapter, window):
+        seen = watch.monitor(space, adapter, one)
+        lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
+        lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
+        _out(seen.record.as_dict(), as_json, lines)
 
 
 @app.command()

@@ -123,7 +123,7 @@ class DuckDB(Engine):
             connection.raw_sql(f"CREATE OR REPLACE TEMP MACRO retrain_{macro}")
 
     def keep(self, rows: Any) -> Any:
-        return self.connection.create_table(f"kept_{next(self._numbers)}", rows, temp=True)
+        return self.connection.create_table(f"kept_{next(self._numbers)}", rows, temp=True).cast(rows.schema())
 
     def key(self, column: Any) -> Any:
         return call("hash", (dt.string,), dt.uint64, column)
@@ -232,7 +232,8 @@ class Postgres(Engine):
         return text.cast(kind)
 
     def zones(self) -> list[str]:
-        return list(self.connection.sql("select name from pg_timezone_names").execute()["name"])
+        with self.connection.raw_sql("SELECT name FROM pg_timezone_names") as cursor:
+            return [name for (name,) in cursor]
 
 
 class Spark(Engine):
