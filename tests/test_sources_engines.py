@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stores import POSTGRES, postgres_schema, spark
 
 from monitoring.failures import audited, drawn, failure_cases
 from monitoring.sources import COLUMNS, LogTable, open_logs
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
 from retrain.params import Feedback, Logs
-from stores import POSTGRES, postgres_schema, spark
 
 DAY = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 NIGHT = Window(DAY.start, DAY.start + timedelta(hours=6))
@@ -110,7 +110,11 @@ def same(stores: dict[str, LogTable], ask: Callable[[LogTable], pd.DataFrame]) -
 
 def parsed(frame: pd.DataFrame) -> pd.DataFrame:
     """jsonb keeps no order of keys."""
-    return frame.assign(messages=frame["messages"].map(lambda text: text and json.loads(text))) if "messages" in frame else frame
+    if "messages" not in frame:
+        return frame
+    return frame.assign(messages=frame["messages"].map(lambda text: text and json.loads(text)))
+        frame.assign(messages=frame["messages"].map(lambda text: text and json.loads(text))) if "messages" in frame else frame
+    )
 
 
 def test_every_store_counts_the_same_and_every_row_falls_somewhere(stores: dict[str, LogTable]) -> None:
