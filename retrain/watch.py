@@ -9,7 +9,7 @@ from typing import Any
 from monitoring import drift, failures, quality, trigger
 from monitoring.sources import LogTable, read_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger
+from retrain import expectations, jobs, ledger, notify, projections
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.params import load
 from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
@@ -29,7 +29,25 @@ class Watched:
 
 
 def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
-    """Measure a window against the champion's reference, decide, and record both in MLflow."""
+    """Measure a window against the champion's reference, decide, and record both in MLflow; then tell people."""
+    try:
+        watched = _measured(workspace, adapter, window)
+    except Exception as error:
+        notify.failed(workspace, adapter, end=stamp(window.end), error=error)
+        raise
+    after_window(workspace, watched.record)
+    return watched
+
+
+def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
+    """The pages, and word to people where it fired; what fails here is a warning, for the window is recorded."""
+    projections.refresh(workspace, record.adapter, panels=True, say=notify.warn)
+    if record.fire:
+        page = projections.page_of(workspace, record.adapter)
+        notify.fired(workspace, record.adapter, end=record.end, reasons=record.reasons, page=page)
+
+
+def _measured(workspace: Workspace, adapter: str, window: Window) -> Watched:
     params = workspace.params.of(adapter)
     logs = read_logs(params.logs, root=workspace.root, adapter=adapter)
     entries = jobs.entries(workspace, adapter)
