@@ -227,6 +227,27 @@ def _decided(space: Any, adapter: str, n: int) -> Any:
 
 
 @app.command()
+def pages(
+    adapter: Annotated[str | None, typer.Argument(help="an adapter of params.yaml; default: all")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write the story page, Evidently's panels and the Prometheus file anew.  Example: retrain pages support"""
+    import dataclasses
+
+    from retrain import projections
+
+    space = _workspace(workspace)
+    if adapter:
+        space.params.adapter(adapter)
+    written = [projections.write(space, name, panels=True) for name in ([adapter] if adapter else space.params.adapters)]
+    index = projections.write_index(space)
+    lines = [f"{made.headline}\n  {made.page}\n  {made.metrics}" for made in written]
+    data = {"schema": 1, "index": index, "adapters": [dataclasses.asdict(made) for made in written]}
+    _out(data, as_json, [*lines, f"all adapters: {index}"])
+
+
+@app.command()
 def collect(
     adapter: Name,
     end: Annotated[str | None, typer.Option(help="ISO 8601, with a zone; default: now")] = None,
@@ -301,9 +322,11 @@ def register(adapter: Name, workspace: Root = HERE) -> None:
 @app.command()
 def promote(adapter: Name, workspace: Root = HERE) -> None:
     """Make the newest passed candidate champion: ledger, then alias."""
-    from retrain import jobs
+    from retrain import jobs, projections
 
-    print(f"{jobs.promote(_workspace(workspace), adapter).tag} is champion")
+    space = _workspace(workspace)
+    print(f"{jobs.promote(space, adapter).tag} is champion", flush=True)
+    projections.refresh(space, adapter, panels=False, say=say)
 
 
 @app.command()
@@ -314,15 +337,17 @@ def rollback(
     workspace: Root = HERE,
 ) -> None:
     """Put an earlier champion back.  Example: retrain rollback support --reason 'refunds went wrong'"""
-    from retrain import jobs
+    from retrain import jobs, projections
 
-    print(f"{jobs.rollback(_workspace(workspace), adapter, version=to, reason=reason).tag} serves again")
+    space = _workspace(workspace)
+    print(f"{jobs.rollback(space, adapter, version=to, reason=reason).tag} serves again", flush=True)
+    projections.refresh(space, adapter, panels=False, say=say)
 
 
 @app.command()
 def status(workspace: Root = HERE, as_json: Json = False) -> None:
-    """What serves, what was tried last, how far this checkout is behind."""
-    from retrain import jobs, ledger
+    """What serves, what was tried last, the last window and its page, how far this checkout is behind."""
+    from retrain import jobs, ledger, projections
 
     space = _workspace(workspace)
     behind = space.behind()
@@ -332,8 +357,10 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
         state = ledger.state(jobs.entries(space, name))
         last = state.attempts[-1] if state.attempts else None
         serving = state.champion.tag if state.champion else None
-        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None}
+        seen = projections.last_window(space, name, datetime.now(UTC))
+        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
+        lines += [f"  {line}" for line in seen.lines()]
     _out(data, as_json, lines)
 
 
@@ -349,7 +376,7 @@ def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> Non
 
 @app.command()
 def up(workspace: Root = HERE) -> None:
-    """Airflow, MLflow and the reports on loopback until Ctrl-C.  Example: retrain up -w demo"""
+    """Airflow, MLflow, Evidently and the pages on loopback until Ctrl-C.  Example: retrain up -w demo"""
     from retrain import up as up_
 
     up_.run(_workspace(workspace), say)

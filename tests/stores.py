@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a real Spark for tests, and how to fill them; where one is missing the test says which variable to set."""
+"""A real PostgreSQL and a real Spark for tests, and how to fill them; where one is missing a test names the variable."""
 
 import os
 import uuid
