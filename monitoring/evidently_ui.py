@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.chronicle import Seen
-from retrain.records import dumps, text_digest
+from monitoring.chronicle import OUTPUTS, Seen
+from retrain.records import dumps, read_json, text_digest
 
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "retrain-loop")
 
@@ -36,7 +36,7 @@ def add_to_workspace(folder: Path, adapter: str, windows: Sequence[Seen]) -> int
     for window in windows:
         run, figures = str(uuid.uuid5(SPACE, f"{adapter} {window.start} {window.end}")), _figures(window)
         told = text_digest(dumps(figures))
-        if run in known and workspace.get_run(project, run).metadata.get("figures") == told:
+        if run in known and read_json(snapshots / f"{run}.json")["metadata"].get("figures") == told:
             continue
         workspace.state.write_snapshot(project, run, _snapshot(window.key, window.end, figures, told).to_snapshot_model())
         written += 1
@@ -80,9 +80,11 @@ def _dashboard(adapter: str, columns: Sequence[str]) -> Any:
         return made
 
     accuracy = ["accuracy", "accuracy, low end", "accuracy, high end"]
+    sent, answered = [c for c in columns if c not in OUTPUTS], [c for c in columns if c in OUTPUTS]
     panels = [
         panel("Right answers on the audit sample, with interval", accuracy, "full"),
-        panel("Drift, by threshold (above 1 is drift)", [f"drift of {name}" for name in columns], "full"),
+        panel("Drift of what users send, by threshold (above 1 is drift)", [f"drift of {name}" for name in sent], "full"),
+        panel("Drift of what it answers, by threshold", [f"drift of {name}" for name in answered], "full"),
         panel("Satisfaction", ["satisfaction"], "half"),
         panel("Messages", ["messages"], "half"),
         panel("Fires and violations", ["fire", "violations"], "half"),

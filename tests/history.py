@@ -1,4 +1,4 @@
-"""A workspace whose adapter has lived for six weeks: windows in MLflow, a ledger and collections in git. Nothing is trained."""
+"""A workspace whose adapter has lived for four weeks: windows in MLflow, a ledger and collections in git. Nothing is trained."""
 
 import random
 import subprocess
@@ -14,7 +14,7 @@ from retrain.registry import Registry
 from retrain.workspace import Workspace, init
 
 ADAPTER = "support"
-FIRST = datetime(2026, 9, 14, tzinfo=UTC)  # a Monday
+FIRST = datetime(2026, 9, 28, tzinfo=UTC)  # a Monday
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)>'
 INPUTS = {"prompt": 0.70, "prompt_length": 0.20, "novelty": 0.235, "topic": 0.20}
 OUTPUTS = {"response": 0.15, "confidence": 0.35, "latency_ms": 0.50}
@@ -72,7 +72,7 @@ def record(
     for name, limit in {**INPUTS, **OUTPUTS}.items():
         value = drift.get(name, quiet[name])
         told = {"method": "wasserstein", "threshold": limit, "value": value, "status": "drift" if value > limit else "no_drift"}
-        if name in OUTPUTS and day in (0, 20):
+        if name in OUTPUTS and day in (0, 12):
             told |= {"value": None, "status": "not_computable", "reason": "the champion has no window of its own yet"}
         columns.append({"column": name, "reason": None, **told})
     over = [c for c in columns if c["status"] == "drift"]
@@ -89,7 +89,7 @@ def record(
 
 def _windows(registry: Registry, space: Workspace) -> None:
     rng = random.Random(7)
-    for day in range(42):
+    for day in range(28):
         made = _day(day, rng)
         if made is None:
             continue
@@ -101,18 +101,18 @@ def _windows(registry: Registry, space: Workspace) -> None:
 
 
 def _day(day: int, rng: random.Random) -> dict[str, Any] | None:
-    """Quiet under v1; new intents in week three; v2; a refused candidate after poisoned corrections; quiet again."""
+    """Quiet under v1; then new intents; v2; a refused candidate after poisoned corrections; quiet again."""
     quiet = "the newest window does not violate (no drift, no loss of quality)"
     about = rng.uniform(-0.03, 0.03)
-    if day in (9, 10):
+    if day in (4, 5):
         return None  # nobody wrote at all
-    if day < 16:
+    if day < 8:
         return record(day, version=1, accuracy=0.9 + about, satisfaction=0.74 + about, drift={}, reasons=[quiet])
-    if day < 20:
-        fall = 0.05 * (day - 15)
-        fires = day == 19
+    if day < 12:
+        fall = 0.05 * (day - 7)
+        fires = day == 11
         accuracy = 0.86 - fall
-        words = [f"accuracy on the audit sample fell from 91% to {accuracy:.0%}, 10% allowed"] if day > 16 else []
+        words = [f"accuracy on the audit sample fell from 91% to {accuracy:.0%}, 10% allowed"] if day > 8 else []
         drift = {"topic": 0.22 + fall / 2, "novelty": 0.24 + fall / 3, "prompt": 0.68 + fall / 4}
         changed = [{"words": "gift card codes, 0% -> 11% of traffic", "terms": ["gift", "code"], "before": 0.0, "now": 0.11,
                     "rows": 37, "examples": ["my gift card code is not accepted", HOSTILE]}]  # fmt: skip
@@ -126,14 +126,14 @@ def _day(day: int, rng: random.Random) -> dict[str, Any] | None:
                       changed=changed, new_labels=label, fire=fires)  # fmt: skip
         made["reasons"] = [*made["violations"], said, f"new label: gift_card, {label['gift_card']} rows, 29 users"]
         return made
-    if day == 27:
+    if day == 16:
         few = {"rows": 12, "audited": 0, "drift_status": "not_enough_data", "columns": []}
         reasons = ["the newest window does not violate, nor does it clear (nothing could be told: not enough data)"]
         return record(day, version=2, accuracy=None, satisfaction=None, drift={}, reasons=reasons, **few)
-    if day in (32, 33):
+    if day in (19, 20):
         words = [f"satisfaction fell from 76% to {0.5 + about:.0%}, 10% allowed"]
         made = record(
-            day, version=2, accuracy=0.86 + about, satisfaction=0.5 + about, drift={}, violations=words, fire=day == 33
+            day, version=2, accuracy=0.86 + about, satisfaction=0.5 + about, drift={}, violations=words, fire=day == 20
         )
         made["reasons"] = [
             *words,
@@ -154,19 +154,19 @@ def _ledger(space: Workspace, registry: Registry) -> None:
         clone, registry, 0, "passed", "first", "Promoted: it answers the new questions better than the untrained base.", None
     )
     _append(clone, _promotion(first, 1, None))
-    _collect(clone, 20, 239)
+    _collect(clone, 12, 239)
     for label, rows in (("gift_card", 94), ("monthly_box", 61), ("parcel_locker", 40)):
-        _append(clone, ledger.Label(at=_at(20), adapter=ADAPTER, label=label, rows=rows))
-    second = _attempt(clone, registry, 20, "passed", "improve", CARD.partition("\n")[0], first.digest)
+        _append(clone, ledger.Label(at=_at(12), adapter=ADAPTER, label=label, rows=rows))
+    second = _attempt(clone, registry, 12, "passed", "improve", CARD.partition("\n")[0], first.digest)
     _append(clone, _promotion(second, 2, 1))
-    _collect(clone, 34, 214)
+    _collect(clone, 21, 214)
     why = "Not promoted: it answers the new questions better (audit gained 3.5 points), but forgot cancel_order"
-    _attempt(clone, registry, 34, "failed", "improve", f"{why} (golden lost 13.0 points, 4.1 allowed).", second.digest)
+    _attempt(clone, registry, 21, "failed", "improve", f"{why} (golden lost 13.0 points, 4.1 allowed).", second.digest)
     for hours, old, new, to, reason in (
         (1, 2, 1, first, "a person looked at refunds"),
         (2, 1, 2, second, "refunds were right after all"),
     ):
-        at = _at(35, hours)
+        at = _at(22, hours)
         back = ledger.Rollback(at=at, adapter=ADAPTER, from_version=old, version=new, digest=to.digest, reason=reason)
         _append(clone, back)
     git(clone, "push", "--quiet", "origin", "HEAD")
