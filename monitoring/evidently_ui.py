@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.chronicle import Seen
+from monitoring.chronicle import OUTPUTS, Seen
 from retrain.records import dumps, read_json, text_digest
 
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "retrain-loop")
@@ -80,9 +80,11 @@ def _dashboard(adapter: str, columns: Sequence[str]) -> Any:
         return made
 
     accuracy = ["accuracy", "accuracy, low end", "accuracy, high end"]
+    sent, answered = [c for c in columns if c not in OUTPUTS], [c for c in columns if c in OUTPUTS]
     panels = [
         panel("Right answers on the audit sample, with interval", accuracy, "full"),
-        panel("Drift, by threshold (above 1 is drift)", [f"drift of {name}" for name in columns], "full"),
+        panel("Drift of what users send, by threshold (above 1 is drift)", [f"drift of {name}" for name in sent], "full"),
+        panel("Drift of what it answers, by threshold", [f"drift of {name}" for name in answered], "full"),
         panel("Satisfaction", ["satisfaction"], "half"),
         panel("Messages", ["messages"], "half"),
         panel("Fires and violations", ["fire", "violations"], "half"),

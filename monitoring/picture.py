@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from html import escape
 from typing import Any
 
-from monitoring.chronicle import Chronicle, Event, Seen, percent, when
+from monitoring.chronicle import OUTPUTS, Chronicle, Event, Seen, percent, when
 
 # matplotlib wants real colours: each stands for the CSS variable of that name
 INK = {
@@ -68,8 +68,6 @@ def draw(chronicle: Chronicle, size: Size) -> str:
 
 def _names(windows: Sequence[Seen]) -> list[str]:
     """Columns that any window knows, those that users send first."""
-    from monitoring.chronicle import OUTPUTS
-
     known = dict.fromkeys(column.name for window in windows for column in window.columns)
     return sorted(known, key=lambda name: name in OUTPUTS)
 
