@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a real Spark for tests, and how to fill them; where one is missing a test names the variable."""
+"""A real PostgreSQL and a real Spark for tests; where one is missing the test fails and says which variable to set."""
 
 import os
 import uuid

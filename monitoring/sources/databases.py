@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import ibis
 
-from monitoring.sources.columns import Canon, cells
+from monitoring.sources.columns import Canon, required
 from monitoring.sources.engines import Engine, Postgres, Spark
-from monitoring.sources.mapping import REQUIRED, UTC, Places
+from monitoring.sources.mapping import UTC, Places
 from monitoring.sources.rows import Part, Source
 from retrain.errors import DataError, ParamsError
 
@@ -99,14 +99,7 @@ def _zoned(engine: Spark, raw: Any) -> Any:
 
 
 def _source(engine: Engine, raw: Any, places: Places, canon: Canon, name: str) -> Source:
-    found = cells(raw, places, engine)
-    for ours in REQUIRED:
-        if not found.get(ours, True):
-            theirs = " or ".join("/".join(place.steps) for place in places[ours])
-            raise DataError(
-                f"{name} has no column {theirs} for {ours}, it has {', '.join(raw.columns[:20])}:"
-                f" map it in params.yaml, logs.columns: {{{ours}: <theirs>}}"
-            )
+    found = required(raw, places, engine, name)
     return Source(engine, canon, [Part(raw.mutate(file=ibis.literal(name), line=ibis.literal(0, "int64")), found)])
 
 
