@@ -50,7 +50,7 @@ def test_bad_lines_are_set_aside_with_file_and_line_and_never_what_they_say(tmp_
     table = read(tmp_path)
     assert {(one.file, one.line) for one in table.quarantined} == {(str(path), line) for line in range(2, 7)}
     reasons = [one.reason for one in table.quarantined]
-    words = ["not JSON", "a JSON array, must be an object", "not UTF-8", "feedback is neither", "prompt is missing"]
+    words = ["not JSON", "a list, must be an object", "not UTF-8", "feedback is neither", "prompt is missing"]
     assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
     assert "secret" not in " ".join(reasons)
     assert list(table.rows(DAY).frame()["request_id"]) == ["r1", "r2"]

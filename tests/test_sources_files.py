@@ -75,12 +75,12 @@ def test_a_wrong_type_quarantines_its_rows_and_says_which_type(tmp_path: Path) -
     parquet(tmp_path / "d.parquet", {"request_id": 7, "feedback": True})
     logs = opened(tmp_path, "*.parquet")
     reasons = [row.reason for row in logs.quarantined]
-    assert reasons[0] == "prompt is a int64, must be text"
+    assert reasons[0] == "prompt is of type int64, must be text"
     assert (
-        "timestamp is a int64, must be ISO 8601 text or a timestamp, or its unit in logs.columns: 'timestamp as ms'"
+        "timestamp is of type int64, must be ISO 8601 text or a timestamp, or its unit in logs.columns: 'timestamp as ms'"
         in reasons[1]
     )
-    assert reasons[2] == "latency_ms is a string, must be a finite number"
+    assert reasons[2] == "latency_ms is of type string, must be a finite number"
     row = logs.rows(DAY).frame().iloc[0]
     assert (row["request_id"], row["feedback"]) == ("7", 1.0)
     assert opened(tmp_path, "b.parquet", timestamp="timestamp as s").rows(DAY).frame()["timestamp"].iloc[0] == pd.Timestamp(TEN)

@@ -147,10 +147,10 @@ def test_a_conversation_with_a_strange_role_or_shape_is_set_aside_and_says_why(t
     logs = opened(tmp_path, write(tmp_path, rows, "jsonl"), "ours", timestamp="timestamp as s")
     reasons = [row.reason for row in logs.quarantined]
     assert ["a role that is none of" in reason for reason in reasons[:3]] == [True] * 3
-    assert reasons[3] == "messages is a object, must be a list of messages"
+    assert reasons[3] == "messages is an object, must be a list of messages"
     assert reasons[4:] == [
         "messages is no list of messages",
-        "messages is a ubigint, must be a list of messages",
+        "messages is a number, must be a list of messages",
         "prompt is missing",
     ]
     assert logs.counts(DAY).quarantined == 7

@@ -260,7 +260,7 @@ def _first(problems: list[Problem]) -> Any:
 def _refused(name: str, value: Any, must: str) -> tuple[Any, list[Problem]]:
     """A column of the wrong type: every value in it is wrong."""
     kind = UTC if name in TIMES else TYPES[name]
-    return ibis.null(kind), [(value.notnull(), f"{name} is a {str(value.type()).lower()}, must be {must}")]
+    return ibis.null(kind), [(value.notnull(), f"{name} is of type {value.type()}, must be {must}")]
 
 
 def must_be(name: str) -> str:

@@ -22,6 +22,8 @@ LF = 10
 BLOCK = 8 << 20
 BATCH = 32 << 20  # bytes of text that are parsed at once
 LONGEST = 10 << 20  # a longer line is no log record; it is not kept in memory
+BOM = b"\xef\xbb\xbf"
+WORDS = {"VARCHAR": "text", "ARRAY": "a list", "OBJECT": "an object", "BOOLEAN": "true or false"}
 TAIL = "a half-written last line"
 PLACE = {"file": "string", "line": "int64"}
 SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("text", pa.string()), ("note", pa.string())])
@@ -40,6 +42,7 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[Chunk]:
     """All lines of a file, split at LF only; the last has note TAIL where no LF ends it, and a too long one is not kept."""
     number, rest, lost = 1, b"", 0  # of the line that no LF has ended yet: what is kept, or how much was thrown away
     for block in blocks:
+        block = block.removeprefix(BOM) if number == 1 and not rest and not lost else block
         first, last = block.find(b"\n") + 1, block.rfind(b"\n") + 1
         head = len(rest) + (first or len(block))
         if lost or head > LONGEST:
@@ -151,7 +154,7 @@ def _rows(raw: Any, canon: Canon, places: Places) -> Any:
             ((raw.note == TAIL) & ~raw.valid, TAIL),
             ((raw.note != TAIL) & raw.note.notnull(), raw.note),
             (~raw.valid, "not JSON"),
-            (raw.root != "OBJECT", ibis.literal("a JSON ") + raw.root.lower() + ", must be an object"),
+            (raw.root != "OBJECT", raw.root.cases(*WORDS.items(), ("NULL", "null"), else_="a number") + ", must be an object"),
         ),
         columns["reason"],
     )
@@ -169,7 +172,8 @@ def _cell(raw: Any, name: str, place: Place, index: int) -> Cell:
     value = given.ifelse(raw.values[index], ibis.null(str))
     if name == "metadata":
         return Cell(place, value, loose=True)
-    reason = ibis.literal(f"{name} is a ") + kind.lower() + f", must be {must_be(name)}"
+    words = kind.cases(*WORDS.items(), else_="a number")
+    reason = ibis.literal(f"{name} is ") + words + f", must be {must_be(name)}"
     return Cell(place, value, (given & ~kind.isin(_kinds(name, place.unit)), reason), loose=True)
 
 
