@@ -1,6 +1,6 @@
-"""Ledger, alias and bytes of every champion agree, or the task fails and says what differs.
+"""Ledger, alias and bytes of every champion agree, and its monitor runs, or the task fails and says what is wrong.
 
-guard (mapped over the adapters)
+guard (mapped over the adapters), monitored (mapped likewise): neither stops the other
 """
 
 import os
@@ -22,7 +22,18 @@ def guard_champion():
 
         return jobs.guard(Workspace.open(WORKSPACE), adapter)
 
+    @task
+    def monitored(adapter, *, data_interval_end=None):
+        import datetime
+
+        from retrain import notify
+        from retrain.workspace import Workspace
+
+        now = data_interval_end or datetime.datetime.now(datetime.UTC)  # a run by hand without a date has none
+        return notify.guard_monitor(Workspace.open(WORKSPACE), adapter, now)
+
     guard.expand(adapter=sorted(PARAMS["adapters"]))
+    monitored.expand(adapter=sorted(PARAMS["adapters"]))
 
 
 DAG = guard_champion()

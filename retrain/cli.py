@@ -155,14 +155,16 @@ def monitor(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Measure one window, decide fire or hold, record both.  Example: retrain monitor support"""
+    """Measure a window (without times: and those missed), decide, record both.  Example: retrain monitor support"""
     from retrain import watch
 
     space = _workspace(workspace)
-    seen = watch.monitor(space, adapter, _window(space, start, end))
-    lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
-    lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
-    _out(seen.record.as_dict(), as_json, lines)
+    window = _window(space, start, end)
+    for one in [window] if start else watch.pending(space, adapter, window):
+        seen = watch.monitor(space, adapter, one)
+        lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
+        lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
+        _out(seen.record.as_dict(), as_json, lines)
 
 
 @app.command()
@@ -222,6 +224,27 @@ def _decided(space: Any, adapter: str, n: int) -> Any:
     spans = [(run.start, run.end) for run in registry.training_runs(adapter, 1000)]
     records = [WindowRecord.model_validate(row) for row in registry.windows(adapter, n)]
     return records, policies.cost(spans, datetime.now(UTC))
+
+
+@app.command()
+def pages(
+    adapter: Annotated[str | None, typer.Argument(help="an adapter of params.yaml; default: all")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write the story page, Evidently's panels and the Prometheus file anew.  Example: retrain pages support"""
+    import dataclasses
+
+    from retrain import projections
+
+    space = _workspace(workspace)
+    if adapter:
+        space.params.adapter(adapter)
+    written = [projections.write(space, name, panels=True) for name in ([adapter] if adapter else space.params.adapters)]
+    index = projections.write_index(space)
+    lines = [f"{made.headline}\n  {made.page}\n  {made.metrics}" for made in written]
+    data = {"schema": 1, "index": index, "adapters": [dataclasses.asdict(made) for made in written]}
+    _out(data, as_json, [*lines, f"all adapters: {index}"])
 
 
 @app.command()
@@ -299,9 +322,11 @@ def register(adapter: Name, workspace: Root = HERE) -> None:
 @app.command()
 def promote(adapter: Name, workspace: Root = HERE) -> None:
     """Make the newest passed candidate champion: ledger, then alias."""
-    from retrain import jobs
+    from retrain import jobs, projections
 
-    print(f"{jobs.promote(_workspace(workspace), adapter).tag} is champion")
+    space = _workspace(workspace)
+    print(f"{jobs.promote(space, adapter).tag} is champion", flush=True)
+    projections.refresh(space, adapter, panels=False, say=say)
 
 
 @app.command()
@@ -312,15 +337,17 @@ def rollback(
     workspace: Root = HERE,
 ) -> None:
     """Put an earlier champion back.  Example: retrain rollback support --reason 'refunds went wrong'"""
-    from retrain import jobs
+    from retrain import jobs, projections
 
-    print(f"{jobs.rollback(_workspace(workspace), adapter, version=to, reason=reason).tag} serves again")
+    space = _workspace(workspace)
+    print(f"{jobs.rollback(space, adapter, version=to, reason=reason).tag} serves again", flush=True)
+    projections.refresh(space, adapter, panels=False, say=say)
 
 
 @app.command()
 def status(workspace: Root = HERE, as_json: Json = False) -> None:
-    """What serves, what was tried last, how far this checkout is behind."""
-    from retrain import jobs, ledger
+    """What serves, what was tried last, the last window and its page, how far this checkout is behind."""
+    from retrain import jobs, ledger, projections
 
     space = _workspace(workspace)
     behind = space.behind()
@@ -330,8 +357,10 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
         state = ledger.state(jobs.entries(space, name))
         last = state.attempts[-1] if state.attempts else None
         serving = state.champion.tag if state.champion else None
-        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None}
+        seen = projections.last_window(space, name, datetime.now(UTC))
+        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
+        lines += [f"  {line}" for line in seen.lines()]
     _out(data, as_json, lines)
 
 
@@ -347,7 +376,7 @@ def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> Non
 
 @app.command()
 def up(workspace: Root = HERE) -> None:
-    """Airflow, MLflow and the reports on loopback until Ctrl-C.  Example: retrain up -w demo"""
+    """Airflow, MLflow, Evidently and the pages on loopback until Ctrl-C.  Example: retrain up -w demo"""
     from retrain import up as up_
 
     up_.run(_workspace(workspace), say)

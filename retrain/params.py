@@ -20,7 +20,9 @@ Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
-SECTIONS = ("logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion")
+SECTIONS = (
+    "logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion", "notify",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -199,6 +201,11 @@ class Promotion(Section):
     approval: Literal["auto"]
 
 
+class Notify(Section):
+    urls: tuple[str, ...]
+    events: tuple[Literal["fire", "failed", "stale"], ...]
+
+
 class Params(Section):
     seed: Annotated[int, Field(ge=0)]
     workspace: Workspace
@@ -216,6 +223,7 @@ class Params(Section):
     evaluate: Evaluate
     gates: Gates
     promotion: Promotion
+    notify: Notify
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,4 @@
-"""`retrain up`: Airflow, MLflow and the drift reports of a workspace on loopback, until Ctrl-C stops all of it."""
+"""`retrain up`: Airflow, MLflow, Evidently and the pages of a workspace on loopback, until Ctrl-C stops all of it."""
 
 import json
 import os
@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from retrain import projections
 from retrain.errors import ParamsError, RetrainError
 from retrain.process import dies_with_me, end_group, environment
 from retrain.registry import Registry
@@ -45,8 +46,11 @@ def airflow_environment(workspace: Workspace, *, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def service(name: str, command: list[str], *, cwd: Path, env: Mapping[str, str], log: Path, port: int) -> Iterator[None]:
-    """A child in a group of its own, ended as a group; RetrainError with the end of its log when it does not answer."""
+def service(
+    name: str, command: list[str], *, cwd: Path, env: Mapping[str, str], log: Path, port: int
+) -> Iterator[Callable[[], None]]:
+    """A child in a group of its own, ended as a group. What it yields waits until the child answers, so that several start
+    at once, and raises RetrainError with the end of its log when it does not."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -54,8 +58,7 @@ def service(name: str, command: list[str], *, cwd: Path, env: Mapping[str, str],
             start_new_session=True, preexec_fn=dies_with_me(),
         )  # fmt: skip
         try:
-            _wait(name, process, port, log)
-            yield
+            yield lambda: _wait(name, process, port, log)
         finally:
             end_group(process)
 
@@ -83,34 +86,55 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
             "run `retrain demo` or `retrain init DIR` first, then `retrain up -w DIR`"
         )
     Registry.open(workspace.params.mlflow, workspace.root)
-    airflow, mlflow, pages = free_port(), free_port(), free_port()
-    logs, reports = workspace.local / "up", workspace.local / "reports"
-    reports.mkdir(parents=True, exist_ok=True)
-    env = airflow_environment(workspace, port=airflow)
-    python = [sys.executable, "-m"]
-    here = ["--host", "127.0.0.1"]
-    store = workspace.local / "mlflow"
+    _write_pages(workspace, say)
+    ports = {name: free_port() for name in ("Airflow", "MLflow", "Evidently", "the pages")}
+    env = airflow_environment(workspace, port=ports["Airflow"])
+    at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    say("starting MLflow, Evidently, the pages and Airflow (up to a minute and a half on two cores)")
+    with ExitStack() as stack:
+        waits = [
+            stack.enter_context(
+                service(name, command, cwd=workspace.root, env=env, port=ports[name], log=workspace.local / "up" / log)
+            )
+            for name, command, log in _commands(workspace, ports)
+        ]
+        for wait in waits:
+            wait()
+        user, password = _login(workspace.local / "airflow")
+        mlflow = workspace.params.mlflow.uri or at["MLflow"]
+        projections.write_door(workspace, "mlflow", mlflow)
+        projections.write_door(workspace, "evidently", at["Evidently"])
+        yield {
+            "airflow": at["Airflow"], "user": user, "password": password, "mlflow": mlflow, "evidently": at["Evidently"],
+            "reports": at["the pages"],
+        }  # fmt: skip
+
+
+def _write_pages(workspace: Workspace, say: Say) -> None:
+    """What the ledger and MLflow hold now; deleted pages and panels come back."""
+    say("writing the pages")
+    for adapter in workspace.params.adapters:
+        projections.refresh(workspace, adapter, panels=True, say=say)
+    projections.write_index(workspace)
+    projections.panels_of(workspace).mkdir(parents=True, exist_ok=True)
+
+
+def _commands(workspace: Workspace, ports: Mapping[str, int]) -> list[tuple[str, list[str], str]]:
+    """Name, command and log of each service."""
+    here, store = ["--host", "127.0.0.1"], workspace.local / "mlflow"
+    python, scripts = [sys.executable, "-m"], Path(sys.executable).parent
     serve_mlflow = [
         *python, "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination",
-        str(store / "artifacts"), *here, "--port", str(mlflow), "--workers", "1",
+        str(store / "artifacts"), *here, "--port", str(ports["MLflow"]), "--workers", "1",
     ]  # fmt: skip
-    serve_pages = [*python, "http.server", "--bind", "127.0.0.1", "--directory", str(reports), str(pages)]
-    say("starting MLflow, reports and Airflow (up to a minute and a half on two cores)")
-    with (
-        service("MLflow", serve_mlflow, cwd=workspace.root, env=env, log=logs / "mlflow.log", port=mlflow),
-        service("the reports", serve_pages, cwd=workspace.root, env=env, log=logs / "reports.log", port=pages),
-        service(
-            "Airflow", [*python, "airflow", "standalone"], cwd=workspace.root, env=env, log=logs / "airflow.log", port=airflow
-        ),
-    ):
-        user, password = _login(workspace.local / "airflow")
-        yield {
-            "airflow": f"http://127.0.0.1:{airflow}",
-            "user": user,
-            "password": password,
-            "mlflow": workspace.params.mlflow.uri or f"http://127.0.0.1:{mlflow}",
-            "reports": f"http://127.0.0.1:{pages}",
-        }
+    panels = [str(scripts / "evidently"), "ui", *here, "--workspace", str(projections.panels_of(workspace))]
+    pages = [*python, "http.server", "--bind", "127.0.0.1", "--directory", str(projections.reports(workspace))]
+    return [
+        ("MLflow", serve_mlflow, "mlflow.log"),
+        ("Evidently", [*panels, "--port", str(ports["Evidently"])], "evidently.log"),
+        ("the pages", [*pages, str(ports["the pages"])], "pages.log"),
+        ("Airflow", [*python, "airflow", "standalone"], "airflow.log"),
+    ]
 
 
 def _login(home: Path) -> tuple[str, str]:
@@ -132,7 +156,8 @@ def run(workspace: Workspace, say: Say) -> None:
         say(f"Airflow  {found['airflow']}   log in as {found['user']} / {found['password']}")
         say("         new DAGs are paused there: switch them on")
         say(f"MLflow   {found['mlflow']}")
-        say(f"reports  {found['reports']}")
+        say(f"Evidently {found['evidently']}")
+        say(f"pages    {found['reports']}")
         say(f"workspace {workspace.root}, logs {os.path.relpath(workspace.local / 'up')}; Ctrl-C stops all of it")
         try:
             signal.pause()

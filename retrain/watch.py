@@ -8,7 +8,7 @@ from pathlib import Path
 from monitoring import failures, trigger
 from monitoring.sources import open_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger, policies
+from retrain import expectations, jobs, ledger, notify, policies, projections
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
@@ -30,11 +30,29 @@ class Watched:
 
 
 def monitor(workspace: Workspace, adapter: str, window: Window, *, backfill: bool = False, asked: bool = False) -> Watched:
-    """Measure a window against the champion's reference, decide, and record both in MLflow.
+    """Measure a window against the champion's reference, decide, and record both in MLflow; then tell people.
 
     Windows before it to which rows or labels came late are measured again first: that replaces what the trigger sees of
     them. A backfilled window never trains, unless it was asked for.
     """
+    try:
+        watched = _measured(workspace, adapter, window, backfill, asked)
+    except Exception as error:
+        notify.failed(workspace, adapter, end=stamp(window.end), error=error)
+        raise
+    after_window(workspace, watched.record)
+    return watched
+
+
+def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
+    """The pages, and word to people where it fired; what fails here is a warning, for the window is recorded."""
+    projections.refresh(workspace, record.adapter, panels=True, say=notify.warn)
+    if record.fire:
+        page = projections.page_of(workspace, record.adapter)
+        notify.fired(workspace, record.adapter, end=record.end, reasons=record.reasons, page=page)
+
+
+def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool, asked: bool) -> Watched:
     site = Site.open(workspace, adapter)
     site.registry.close_stale(adapter)
     again = site.again(window)

@@ -77,6 +77,9 @@ def test_a_monitor_run_measures_the_data_interval_that_ends_at_its_date(ran: tup
         ("2026-03-02T00-00-00Z", "2026-03-03T00-00-00Z", 200)
     ]
     assert watch.due(space, "support", FIRST) == parse_time(FIRST)
+    page, figures = space.local / "reports" / "support.html", space.local / "metrics" / "support.prom"
+    assert 'id="w-2026-03-03T00-00-00Z"' in page.read_text("utf-8")
+    assert "retrain_window_rows" in figures.read_text("utf-8")
 
 
 def test_a_retraining_woken_without_work_is_a_success_that_tries_nothing(ran: tuple[Workspace, list[str]]) -> None:

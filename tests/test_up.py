@@ -81,6 +81,13 @@ def test_the_scheduler_trains_and_promotes_and_nothing_is_left_after_an_interrup
     found = re.search(r"Airflow +(\S+) +log in as (\S+) / (\S+)", said)
     assert found, said
     airflow = Airflow(*found.groups())
+    for name, words in (("pages", "How the adapters are doing"), ("Evidently", "Evidently"), ("MLflow", "MLflow")):
+        address = re.search(rf"{name} +(http://\S+)", said)
+        assert address, said
+        with urllib.request.urlopen(address[1], timeout=30) as answer:
+            assert words in answer.read().decode()
+    for name in ("mlflow", "evidently"):
+        assert "http://127.0.0.1:" in (space.local / "reports" / name / "index.html").read_text()
     airflow.wait_for_dag("retrain_support")
     assert airflow("GET", "/api/v2/importErrors")["total_entries"] == 0
     assert airflow.run("retrain_support", {"end": FIRST}) == "success"

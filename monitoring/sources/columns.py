@@ -12,6 +12,7 @@ import ibis
 
 from monitoring.sources.engines import ROLES, Engine
 from monitoring.sources.mapping import IDS, NESTED, NUMBERS, REQUIRED, SECONDS, TIMES, TYPES, UTC, Place, Places
+from retrain.errors import DataError
 
 # any day that there is, so that no cast meets 30 February
 _YEAR, _LEAP = r"[12]\d{3}", r"(?:[12]\d(?:0[48]|[2468][048]|[13579][26])|(?:12|16|20|24|28)00)"
@@ -20,6 +21,7 @@ _CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
 NAIVE = rf"^(?:{_DAY})(?:[T ]{_CLOCK})?$"
 AWARE = rf"^(?:{_DAY})[T ]{_CLOCK}(?:Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)$"
 NUMBER = r"^[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?$"
+ADDED = ("retrain_file", "file_row_number", "file", "line")  # by us
 END_OF_TIME = 253402300799  # seconds; the year 9999
 
 
@@ -216,6 +218,20 @@ def cells(raw: Any, places: Places, engine: Engine) -> dict[str, list[Cell]]:
     for name, some in places.items():
         tried = [cell(raw, place, engine, whole=name in NESTED or place.unit == "messages") for place in some]
         found[name] = [one for one in tried if one is not None]
+    return found
+
+
+def required(raw: Any, places: Places, engine: Engine, where: str) -> dict[str, list[Cell]]:
+    """The cells of a table that has at least the columns without which no row can be used, else DataError."""
+    found = cells(raw, places, engine)
+    for name in REQUIRED:
+        if not found.get(name, True):
+            theirs = " or ".join("/".join(place.steps) for place in places[name])
+            has = ", ".join([column for column in raw.columns if column not in ADDED][:20])
+            raise DataError(
+                f"{where} has no column {theirs} for {name}, it has {has}:"
+                f" map it in params.yaml, logs.columns: {{{name}: <theirs>}}"
+            )
     return found
 
 

@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import ibis
 
-from monitoring.sources.columns import Canon, cells
+from monitoring.sources.columns import Canon, required
 from monitoring.sources.engines import Engine, Postgres, Spark
-from monitoring.sources.mapping import REQUIRED, Places
+from monitoring.sources.mapping import UTC, Places
 from monitoring.sources.rows import Part, Source
 from retrain.errors import DataError, ParamsError
 
@@ -78,27 +78,28 @@ def connect_spark() -> Spark:
 
 
 def open_spark(engine: Spark, name: str, root: Path, places: Places, canon: Canon) -> Source:
-    """A table of the catalogue, or a path of Parquet."""
+    """A table of the catalogue, or a path of Parquet: what has a slash or a dot and parquet at its end."""
     try:
-        if re.fullmatch(r"\w+(\.\w+){0,2}", name):
+        if re.fullmatch(r"\w+(\.\w+){0,2}", name) and not name.endswith(".parquet"):
             *database, table = name.split(".")
             raw = engine.connection.table(table, database=tuple(database) or None)
         else:
             raw = engine.connection.read_parquet(name if "://" in name else str(root / name))
     except Exception as error:
         raise DataError(f"spark:{name} (params.yaml, logs.uri): {_first(error)}") from error
-    return _source(engine, raw, places, canon, name)
+    return _source(engine, _zoned(engine, raw), places, canon, name)
+
+
+def _zoned(engine: Spark, raw: Any) -> Any:
+    """Ibis takes Spark's two kinds of timestamp for one: those that are instants are told apart here."""
+    from pyspark.sql.types import TimestampType
+
+    fields = engine.connection._session.sql(f"SELECT * FROM ({ibis.to_sql(raw)}) LIMIT 0").schema
+    return raw.cast({field.name: UTC for field in fields if isinstance(field.dataType, TimestampType)})
 
 
 def _source(engine: Engine, raw: Any, places: Places, canon: Canon, name: str) -> Source:
-    found = cells(raw, places, engine)
-    for ours in REQUIRED:
-        if not found.get(ours, True):
-            theirs = " or ".join("/".join(place.steps) for place in places[ours])
-            raise DataError(
-                f"{name} has no column {theirs} for {ours}, it has {', '.join(raw.columns[:20])}:"
-                f" map it in params.yaml, logs.columns: {{{ours}: <theirs>}}"
-            )
+    found = required(raw, places, engine, name)
     return Source(engine, canon, [Part(raw.mutate(file=ibis.literal(name), line=ibis.literal(0, "int64")), found)])
 
 

@@ -6,15 +6,17 @@ Everything else about a log table is one set of Ibis expressions. No function he
 import functools
 import inspect
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ibis
 from ibis.expr import datatypes as dt
 
 from monitoring.sources.mapping import UTC
-from retrain.errors import ParamsError
+from retrain.errors import DataError, ParamsError
 
+GONE = r"(?i)no such file|no files found|cannot open file|not found"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -45,6 +47,28 @@ class Engine:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self.menders: list[Callable[[], None]] = []  # what may help where a query found its data gone
+        self.generation = 0  # how often they were called
+
+    def run(self, expr: Any) -> Any:
+        """The result of an expression."""
+        return self.attempt(expr.execute)
+
+    def attempt(self, ask: Callable[[], Any]) -> Any:
+        """What ask returns; a store that fails is a DataError with its first words, after it was mended where that can help."""
+        for _ in range(3):
+            try:
+                return ask()
+            except MemoryError:
+                raise
+            except Exception as error:  # three engines, three error trees, none part of Ibis' interface
+                if not (self.menders and re.search(GONE, str(error))):
+                    first = str(error).strip().partition("\n")[0][:300]
+                    raise DataError(f"the log store failed ({type(error).__name__}): {first}") from error
+                for mend in self.menders:
+                    mend()
+                self.generation += 1
+        raise DataError("the log files went away again and again while they were read: run again")
 
     def key(self, column: Any) -> Any:
         """What copies have in common; two that differ may share it. Cheaper to count than the column where the engine can."""
@@ -123,7 +147,9 @@ class DuckDB(Engine):
             connection.raw_sql(f"CREATE OR REPLACE TEMP MACRO retrain_{macro}")
 
     def keep(self, rows: Any) -> Any:
-        return self.connection.create_table(f"kept_{next(self._numbers)}", rows, temp=True)
+        name = f"kept_{next(self._numbers)}"
+        kept = self.attempt(lambda: self.connection.create_table(name, rows, temp=True, overwrite=True))
+        return kept.cast(rows.schema())
 
     def key(self, column: Any) -> Any:
         return call("hash", (dt.string,), dt.uint64, column)
@@ -232,7 +258,8 @@ class Postgres(Engine):
         return text.cast(kind)
 
     def zones(self) -> list[str]:
-        return list(self.connection.sql("select name from pg_timezone_names").execute()["name"])
+        with self.connection.raw_sql("SELECT name FROM pg_timezone_names") as cursor:
+            return [name for (name,) in cursor]
 
 
 class Spark(Engine):

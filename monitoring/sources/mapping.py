@@ -23,7 +23,7 @@ COLUMNS = [
 ]
 GIVEN = [*COLUMNS, "ended_at"]  # what can be mapped: ended_at gives latency_ms where that is missing
 JUDGED = ("feedback", "correction", "audit_label")  # what a second table can bring, with feedback_at
-UTC = "timestamp('UTC')"  # a plain "timestamp" drops the offset on DuckDB
+UTC = "timestamp('UTC', 6)"  # a plain "timestamp" drops the offset on DuckDB
 TYPES = {name: UTC if name in TIMES else "float64" if name in NUMBERS else "string" for name in COLUMNS}
 REQUIRED = ("request_id", "timestamp", "prompt")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from monitoring.sources.columns import Canon, Cell
 from monitoring.sources.engines import Engine, md5
 from monitoring.sources.mapping import COLUMNS, SECONDS, TIMES, TYPES
-from retrain.errors import DataError, ParamsError
+from retrain.errors import ParamsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class Source:
         return raw.select(file=raw.file, line=raw.line, **self.canon.columns(part.cells))
 
     def count(self) -> int:
-        return sum(int(part.raw.count().execute()) for part in self.parts)
+        return sum(int(self.engine.run(part.raw.count())) for part in self.parts)
 
 
 def _hint(times: list[Cell], start: datetime, end: datetime) -> Any | None:
@@ -80,9 +80,9 @@ def _hint(times: list[Cell], start: datetime, end: datetime) -> Any | None:
 class Rows:
     """Rows with COLUMNS, each request once: an Ibis expression `expr`, which stays in the engine until something is asked."""
 
-    def __init__(self, expr: Any, owner: Any = None) -> None:
+    def __init__(self, expr: Any, engine: Engine) -> None:
         self.expr = expr
-        self._owner = owner  # its connection lives as long as this
+        self.engine = engine
 
     @classmethod
     def of_frame(cls, frame: "pd.DataFrame") -> "Rows":
@@ -105,33 +105,22 @@ class Rows:
 
     def where(self, predicate: Callable[[Any], Any]) -> "Rows":
         """Those for which a condition holds; predicate makes it from the table."""
-        return Rows(self.expr.filter(predicate(self.expr)), self._owner)
+        return Rows(self.expr.filter(predicate(self.expr)), self.engine)
 
     def count(self) -> int:
-        return int(run(self.expr.count()))
+        return int(self.engine.run(self.expr.count()))
 
     def sample(self, n: int, salt: str) -> "pd.DataFrame":
         """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine."""
         ordered = self.expr.mutate(draw=md5(ibis.literal(salt) + self.expr.request_id))
         chosen = ordered.order_by("draw", "request_id").limit(n)
-        return _tidy(run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
+        return _tidy(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
 
     def frame(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """All of them, by timestamp, then request_id: for few rows."""
         wanted = list(columns or COLUMNS)
         needed = list(dict.fromkeys([*wanted, "timestamp", "request_id"]))
-        return _tidy(run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
-
-
-def run(expr: Any) -> Any:
-    """The result of an expression; a source that fails meanwhile is a DataError with its first words."""
-    try:
-        return expr.execute()
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # three engines, three error trees, none part of Ibis' interface
-        first = str(error).strip().partition("\n")[0][:300]
-        raise DataError(f"the log store failed ({type(error).__name__}): {first}") from error
+        return _tidy(self.engine.run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
 
 
 def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":

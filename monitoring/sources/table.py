@@ -9,8 +9,9 @@ import ibis
 from ibis import _
 from pydantic import BaseModel, ConfigDict
 
+from monitoring.sources.engines import Engine
 from monitoring.sources.mapping import COLUMNS, JUDGED, TYPES, UTC
-from monitoring.sources.rows import BadRow, Rows, Source, run
+from monitoring.sources.rows import BadRow, Rows, Source
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
 
@@ -40,6 +41,9 @@ class _Distinct:
 
 @dataclass(frozen=True)
 class _Window:
+    """read: rows of the whole table; good: of the window, with copies; bad: of the window, and those that have no time."""
+
+    read: int
     good: int
     bad: int
     once: _Distinct
@@ -52,14 +56,14 @@ class LogTable:
     source: Source
     feedback: Source | None
     adapter: str
-    _windows: dict[Window, _Window] = field(default_factory=dict, repr=False)
+    _windows: dict[tuple[int, Window], _Window] = field(default_factory=dict, repr=False)
 
     def rows(self, window: Window) -> Rows:
         """Requests with start <= timestamp < end, with all feedback that the store has by now.
 
         A request that stands there more than once is its row with the newest feedback_at, else the last one.
         """
-        return Rows(self._judged(self._window(window).once.expr, None), self.source.engine)
+        return Rows(self._judged(self._window(window).once.expr, None), self.engine)
 
     def known(self, before: datetime, since: datetime | None = None) -> Rows:
         """Requests of any time whose feedback became known in [since, before), with that feedback."""
@@ -67,7 +71,7 @@ class LogTable:
             if time is not None and time.tzinfo is None:
                 raise ParamsError(f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset")
         good = self._mine(self.source.scan()).filter(~_.bad)
-        return Rows(self._once(self._judged(good, (since, before))).expr, self.source.engine)
+        return Rows(self._once(self._judged(good, (since, before))).expr, self.engine)
 
     def counts(self, window: Window, late: int = 0) -> Counts:
         """How all rows of the table fall for one window; `late` is how many of the others came late to earlier ones.
@@ -75,19 +79,23 @@ class LogTable:
         A bad row counts where its time lies, and in every window where it has none.
         """
         found = self._window(window)
-        duplicates, bad = found.once.duplicates, found.bad + self._timeless
-        outside = self._read - found.good - bad - late
+        duplicates = found.once.duplicates
+        outside = found.read - found.good - found.bad - late
         if late < 0 or outside < 0:
             raise DataError(f"{late} rows of {self.adapter} are said to be late for {window}, {outside + late} lie outside it")
         return Counts(
-            read=self._read,
+            read=found.read,
             used=found.good - duplicates,
             duplicates=duplicates,
-            quarantined=bad,
+            quarantined=found.bad,
             late=late,
             outside=outside,
             tails=len(self.tails),
         )
+
+    @property
+    def engine(self) -> Engine:
+        return self.source.engine
 
     @property
     def tails(self) -> tuple[BadRow, ...]:
@@ -96,51 +104,53 @@ class LogTable:
     @cached_property
     def quarantined(self) -> tuple[BadRow, ...]:
         """The first bad rows of the whole table by file and line."""
-        return _listed(self._mine(self.source.scan()))
+        return self._listed(self._mine(self.source.scan()))
 
     def bad(self, window: Window) -> tuple[BadRow, ...]:
         """The first of those that `counts` has for a window."""
         rows = self._mine(self.source.scan())
-        return _listed(rows.filter(_.timestamp.isnull() | _inside(rows, window)))
+        return self._listed(rows.filter(_.timestamp.isnull() | _inside(rows, window)))
 
     @cached_property
     def bad_feedback(self) -> tuple[BadRow, ...]:
         """The first rows of the second table that cannot be used; they are none of the rows counted."""
-        return _listed(self.feedback.scan()) if self.feedback else ()
+        return self._listed(self.feedback.scan()) if self.feedback else ()
+
+    def _listed(self, rows: Any) -> tuple[BadRow, ...]:
+        bad = rows.filter(rows.bad).select("file", "line", "reason").order_by("file", "line", "reason").limit(LISTED)
+        return tuple(BadRow(**row) for row in self.engine.run(bad).to_dict("records"))
 
     # --- the steps of a query
-
-    @cached_property
-    def _read(self) -> int:
-        return self.source.count()
-
-    @cached_property
-    def _timeless(self) -> int:
-        """Rows whose time cannot be told, of this adapter as far as that can."""
-        rows = self._mine(self.source.scan())
-        return int(run(rows.filter(rows.timestamp.isnull()).count()))
 
     def _mine(self, rows: Any) -> Any:
         return rows.filter(rows.adapter.isnull() | (rows.adapter == self.adapter))
 
     def _window(self, window: Window) -> "_Window":
-        if window not in self._windows:
-            rows = self._mine(self.source.scan((window.start, window.end)))
-            rows = rows.filter(_inside(rows, window))
-            found = run(rows.aggregate(all=rows.count(), bad=rows.bad.sum())).iloc[0]
-            bad = int(found["bad"]) if found["all"] else 0
-            # asked once: what cannot change has no bad row the next time either
-            good = rows if self.source.engine.still and not bad else rows.filter(~rows.bad)
-            self._windows[window] = _Window(int(found["all"]) - bad, bad, self._once(good))
-        return self._windows[window]
+        while (self.engine.generation, window) not in self._windows:
+            generation = self.engine.generation
+            found = self._measured(window)
+            self._windows[generation, window] = found  # of no use where the files changed on the way
+        return self._windows[self.engine.generation, window]
+
+    def _measured(self, window: Window) -> "_Window":
+        rows = self._mine(self.source.scan((window.start, window.end)))
+        rows = rows.filter(_inside(rows, window))
+        found = self.engine.run(rows.aggregate(all=rows.count(), bad=rows.bad.sum())).iloc[0]
+        bad = int(found["bad"]) if found["all"] else 0
+        # asked once: what cannot change has no bad row the next time either
+        good = rows if self.engine.still and not bad else rows.filter(~rows.bad)
+        every = self._mine(self.source.scan())
+        timeless = int(self.engine.run(every.filter(every.timestamp.isnull()).count()))
+        once = self._once(good)
+        return _Window(self.source.count(), int(found["all"]) - bad, bad + timeless, once)
 
     def _once(self, rows: Any) -> _Distinct:
         """Only the ids that occur twice are sorted, and only they are kept: nearly all rows stay where they are."""
-        engine = self.source.engine
+        engine = self.engine
         keyed = rows.mutate(key=engine.key(rows.request_id))
         twice = keyed.group_by("key").aggregate(n=keyed.count()).filter(_.n > 1).select("key")
         twice = engine.keep(twice)
-        if not int(run(twice.count())):
+        if not int(self.engine.run(twice.count())):
             return _Distinct(rows, 0)
         newest = ibis.window(
             group_by="request_id",
@@ -155,7 +165,7 @@ class LogTable:
         )
         copies = keyed.semi_join(twice, "key").mutate(place=ibis.row_number().over(newest))
         best = engine.keep(copies.filter(copies.place == 0).select(*rows.columns))
-        dropped = int(run(copies.filter(copies.place > 0).count()))
+        dropped = int(self.engine.run(copies.filter(copies.place > 0).count()))
         alone = keyed.anti_join(twice, "key").select(*rows.columns)
         return _Distinct(alone.union(best), dropped)
 
@@ -211,8 +221,3 @@ def _within(at: Any, known: tuple[datetime | None, datetime]) -> Any:
     since, before = known
     inside = at < before
     return (inside if since is None else inside & (at >= since)).fill_null(False)
-
-
-def _listed(rows: Any) -> tuple[BadRow, ...]:
-    bad = rows.filter(rows.bad).select("file", "line", "reason").order_by("file", "line").limit(LISTED)
-    return tuple(BadRow(**row) for row in run(bad).to_dict("records"))

@@ -51,6 +51,17 @@ class TrainingRun:
     tags: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run as read back; `experiment` and `id` make its address, `started` is epoch milliseconds."""
+
+    id: str
+    experiment: str
+    started: int
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
 def _called(method: Callable[P, T]) -> Callable[P, T]:
     """MLflow's own errors, a dead server's among them, become one RetrainError that names the address."""
 
@@ -147,18 +158,38 @@ class Registry:
     @_called
     def windows(self, adapter: str, n: int) -> list[dict[str, Any]]:
         """Records of the last n windows by event time, oldest first; of a window measured twice the newest run."""
-        found: dict[tuple[str, str], str] = {}
+        return [self.record(run) for run in self.window_runs(adapter, n)]
+
+    @_called
+    def window_runs(self, adapter: str, n: int) -> list[Run]:
+        """The runs of those n windows, without their records: what is asked of MLflow once, not once a window."""
+        found: dict[tuple[str, str], Run] = {}
         order = ("tags.end DESC", "attributes.start_time DESC")
         for run in self._search(adapter, "tags.kind = 'window' and attributes.status = 'FINISHED'", order):
-            found.setdefault((run.data.tags["end"], run.data.tags["start"]), run.info.run_id)
+            found.setdefault((run.data.tags["end"], run.data.tags["start"]), _run(run))
             if len(found) > n:
                 break
-        newest = sorted(found, reverse=True)[:n]
-        return [self._record(found[key]) for key in reversed(newest)]
+        return [found[key] for key in reversed(sorted(found, reverse=True)[:n])]
 
-    def _record(self, run_id: str) -> dict[str, Any]:
+    @_called
+    def record(self, run: Run) -> dict[str, Any]:
+        """The record of a window's run."""
         with tempfile.TemporaryDirectory() as folder:
-            return dict(read_json(Path(self.client.download_artifacts(run_id, "window.json", folder))))
+            return dict(read_json(Path(self.client.download_artifacts(run.id, "window.json", folder))))
+
+    @_called
+    def ended_trainings(self, adapter: str) -> list[Run]:
+        """All training runs that ended, oldest first."""
+        found = self._search(adapter, "tags.kind = 'train' and attributes.status = 'FINISHED'", ("attributes.start_time ASC",))
+        return [_run(run) for run in found]
+
+    @_called
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """The bytes of one file of a run; None where the run has no such file."""
+        if name not in {file.path for file in self.client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, name, folder)).read_bytes()
 
     @_called
     def start_training(self, adapter: str, tags: Mapping[str, object]) -> str:
@@ -375,6 +406,11 @@ def _trace_row(trace: Any, bodies: bool) -> dict[str, Any]:
         ],
         **({"request": trace.data.request, "response": trace.data.response} if bodies else {}),
     }
+
+
+def _run(run: Any) -> Run:
+    info, data = run.info, run.data
+    return Run(str(info.run_id), str(info.experiment_id), int(info.start_time), dict(data.tags), dict(data.metrics))
 
 
 def _version(version: Any) -> Version:
