@@ -133,7 +133,7 @@ def monitor(folder: Path) -> dict[str, Any]:
     import sklearn.cluster  # noqa: F401
     from evidently.metrics import ValueDrift  # noqa: F401
 
-    from monitoring import drift, sources
+    from monitoring import drift, quality, sources
     from monitoring.windows import Window
     from retrain import expectations, params
 
@@ -142,33 +142,23 @@ def monitor(folder: Path) -> dict[str, Any]:
     rules = settings.drift.model_copy(update={"columns": {n: params.DriftColumn(**rule) for n, rule in COLUMNS.items()}})
     logs = settings.logs.model_copy(update={"uri": "*.parquet"})
     table = sources.open_logs(logs, root=folder, adapter=ADAPTER)
-    before, now = table.rows(Window(START, MIDDLE)), table.rows(Window(MIDDLE, END))
-    report = drift.measure(before, before, now, drift=rules, html=folder / "report.html")
-    quality(now)
-    expectations.check_logs(now.sample(rules.sample, drift.SALT), rows=report.rows, min_rows=rules.min_rows)
+    window = Window(MIDDLE, END)
+    before, now = table.rows(Window(START, MIDDLE)), table.rows(window)
+    sample = now.sample(rules.sample, drift.SALT)
+    report = drift.measure(before, before, now, drift=rules, html=folder / "report.html", sample=sample)
+    quality.measure(now, known_before=END + timedelta(days=2), now=END, sample=sample)
+    expectations.check_logs(sample, rows=report.rows, min_rows=rules.min_rows)
+    counts = table.counts(window)
     done = time.perf_counter()
     not_computed = [f"{column.column}: {column.reason}" for column in report.columns if column.value is None]
-    if not_computed or report.rows != int(os.environ["MONITOR_WINDOW_ROWS"]):
-        raise SystemExit(f"measured {report.rows} rows; not computed: {not_computed}")
+    if not_computed or counts.used != report.rows or report.rows != int(os.environ["MONITOR_WINDOW_ROWS"]):
+        raise SystemExit(f"measured {report.rows} rows of {counts}; not computed: {not_computed}")
     return {
         "seconds": round(done - imported, 2),
         "import_seconds": round(imported - started, 2),
         "peak_mb": peak(),
         "report_mb": round((folder / "report.html").stat().st_size / 1e6, 2),
     }
-
-
-def quality(rows: Any) -> None:
-    """The counts of quality, in one query: feedback, audit, latency."""
-    table = rows.expr
-    table.aggregate(
-        feedback=table.feedback.count(),
-        thanked=(table.feedback > 0).sum(),
-        audited=table.audit_label.count(),
-        right=(table.audit_label == table.response).sum(),
-        p50=table.latency_ms.quantile(0.5),
-        p95=table.latency_ms.quantile(0.95),
-    ).to_pyarrow()
 
 
 def evidently(folder: Path) -> dict[str, Any]:

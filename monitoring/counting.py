@@ -2,11 +2,11 @@
 
 Every expression here is for DuckDB, PostgreSQL and Spark alike. Traps it steers around: DuckDB reads the literal
 0.30000000000000004 as a decimal and misses it by one bit, so numbers go in as text; ibis' isinf is always false on Spark, so
-finite means between the largest numbers; DISTINCT with LIMIT reads everything, a LIMIT below it does not.
+finite means between the largest numbers.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +22,12 @@ from monitoring import distances
 Kind = Literal["number", "category", "text"]
 
 TEXTS = ("prompt", "response")
+METADATA = "metadata."
 LENGTHS = {"prompt_length": "prompt", "response_length": "response"}
 NOT_BLANK = "[^\\s\x0b\xa0\u2000-\u200b\u3000]"  # engines differ in what \s knows
 A_NUMBER = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 LARGEST = float(np.finfo(np.float64).max)
-HEAD = 20_000  # rows that may already show that a column has many values
-CATEGORIES = 10_000  # more values than this are no categories
+FEW = 10_000  # different values that are fetched with their counts; more are no categories
 CONSTANT = "constant: one value on both sides"
 FREE_TEXT = "this is free text, compare it by abs_text_content_drift"
 
@@ -37,7 +37,7 @@ def json_valid(text: str) -> bool: ...  # type: ignore[empty-body]
 
 
 @ibis.udf.scalar.builtin
-def json_extract_string(text: str, path: str) -> str: ...  # type: ignore[empty-body]
+def json_extract_string(text: str, paths: dt.Array(dt.string)) -> dt.Array(dt.string): ...  # type: ignore[valid-type]
 
 
 @ibis.udf.scalar.builtin
@@ -58,9 +58,11 @@ class NotComparable(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """One column of one side: usable values, and their range where it is a number; `why` where the engine could not say."""
+    """One column of one side: usable values, about how many different ones, and their range where it is a number; `why` where
+    the engine could not say."""
 
     usable: int = 0
+    different: int = 0
     low: float | None = None
     high: float | None = None
     why: str | None = None
@@ -89,7 +91,8 @@ def look(table: Any, kinds: Mapping[str, Kind], scratch: Path) -> Side:
     A log table may be a million lines of JSON, or a sort for every time it is read. A column that cannot be read is left out
     with the reason. What is kept lives as long as the folder `scratch`.
     """
-    found = {name: usable(table, name, kind) for name, kind in kinds.items()}
+    fields = [name for name in kinds if name.startswith(METADATA)]
+    found = {name: usable(table, name, kind, fields) for name, kind in kinds.items()}
     wrong = {name: Seen(why="the log table has no such column") for name, value in found.items() if value is None}
     good = {name: value for name, value in found.items() if value is not None}
     try:
@@ -139,6 +142,8 @@ def _measures(table: Any, places: Mapping[str, str], kinds: Mapping[str, Kind]) 
     made: dict[str, Any] = {}
     for name, place in places.items():
         made[f"n {place}"] = table[place].count()
+        if kinds[name] != "text":
+            made[f"different {place}"] = table[place].approx_nunique()
         if kinds[name] == "number":
             made |= {f"low {place}": table[place].min(), f"high {place}": table[place].max()}
     return made
@@ -147,7 +152,7 @@ def _measures(table: Any, places: Mapping[str, str], kinds: Mapping[str, Kind]) 
 def _seen(counts: Mapping[str, Any], place: str) -> Seen:
     usable = int(counts[f"n {place}"] or 0)
     low, high = (float(counts[key]) if usable and key in counts else None for key in (f"low {place}", f"high {place}"))
-    return Seen(usable, low, high)
+    return Seen(usable, int(counts.get(f"different {place}") or 0), low, high)
 
 
 def _first(query: Any) -> dict[str, Any]:
@@ -157,10 +162,13 @@ def _first(query: Any) -> dict[str, Any]:
 # --- a column's usable values, null where there is none
 
 
-def usable(table: Any, name: str, kind: Kind) -> Any:
-    """Expression of a column's values, null where missing, blank or not finite; None where the table has no such column."""
+def usable(table: Any, name: str, kind: Kind, fields: Sequence[str] = ()) -> Any:
+    """Expression of a column's values, null where missing, blank or not finite; None where the table has no such column.
+
+    `fields` are all columns that are asked for which lie in the metadata: its JSON is parsed once for them together.
+    """
     base = LENGTHS.get(name, name)
-    raw = _field(table, base.split(".")[1:]) if base.startswith("metadata.") else _plain(table, base)
+    raw = _field(table, name, fields or [name]) if name.startswith(METADATA) else _plain(table, base)
     if raw is None:
         return None
     if name in LENGTHS:
@@ -192,11 +200,12 @@ def exactly(number: float) -> Any:
     return ibis.literal(repr(float(number))).cast("float64")
 
 
-def _field(table: Any, keys: list[str]) -> Any:
+def _field(table: Any, name: str, fields: Sequence[str]) -> Any:
     """A scalar inside the JSON text of `metadata`, as text."""
     if "metadata" not in table.columns:
         return None
     text, engine = table.metadata.cast("string"), table.get_backend().name
+    keys = name.removeprefix(METADATA).split(".")
     if engine == "pyspark":
         return get_json_object(text, "$" + "".join(f"['{key}']" for key in keys))
     if engine == "postgres":
@@ -204,7 +213,8 @@ def _field(table: Any, keys: list[str]) -> Any:
         for key in keys[:-1]:
             value = json_extract_path(value, key)
         return json_extract_path_text(value, keys[-1])
-    return json_extract_string(json_valid(text).ifelse(text, ibis.null(str)), "$" + "".join(f'."{key}"' for key in keys))
+    paths = ["$" + "".join(f'."{key}"' for key in field.removeprefix(METADATA).split(".")) for field in fields]
+    return json_extract_string(json_valid(text).ifelse(text, ibis.null(str)), paths)[list(fields).index(name)]
 
 
 # --- distances
@@ -215,12 +225,13 @@ def distance(method: str, name: str, kind: Kind, reference: Side, current: Side)
     seen = reference.seen[name], current.seen[name]
     if kind == "number" and len({seen[0].low, seen[0].high, seen[1].low, seen[1].high}) == 1:
         raise NotComparable(CONSTANT)
-    if method == "wasserstein":
-        return distances.wasserstein(*(_values(side, name) for side in (reference, current)))
     if kind == "category":
-        return distances.of_counts(method, *_by_value(name, reference, current))
-    counts = _histograms if _has_many_values(reference, name) else _by_number
-    return distances.of_counts(method, *counts(name, reference, current))
+        return distances.of_counts(method, *_by_category(name, reference, current))
+    if method == "wasserstein" and max(s.different for s in seen) > FEW:
+        return distances.wasserstein(*(_values(side, name) for side in (reference, current)))
+    if method != "wasserstein" and seen[0].different > FEW:
+        return distances.of_counts(method, *_histograms(name, reference, current))
+    return distances.of_values(method, *(_counted(side, name) for side in (reference, current)))
 
 
 def _values(side: Side, name: str) -> Any:
@@ -233,9 +244,12 @@ def _values(side: Side, name: str) -> Any:
     return values[:at]
 
 
-def _has_many_values(side: Side, name: str) -> bool:
-    column = side.column(name)
-    return any(int(rows.distinct().count().execute()) > distances.FEW_VALUES for rows in (column.limit(HEAD), column))
+def _counted(side: Side, name: str) -> tuple[Any, Any]:
+    """The different values of a number in order, and the rows that have each."""
+    if side.seen[name].different > FEW:
+        return np.unique(_values(side, name), return_counts=True)
+    found = side.column(name).group_by("v").aggregate(n=_.count()).order_by("v").to_pyarrow()
+    return found["v"].to_numpy(), found["n"].to_numpy()
 
 
 def _histograms(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
@@ -252,17 +266,7 @@ def _histograms(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
     return rows(reference, seen[0].usable), rows(current, seen[1].usable)
 
 
-def _by_number(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
-    """Rows of either side that have each value of the two together."""
-    sides = [np.unique(_values(side, name), return_counts=True) for side in (reference, current)]
-    values = np.union1d(sides[0][0], sides[1][0])
-    counts = np.zeros((2, len(values)), dtype=np.int64)
-    for row, (own, rows) in zip(counts, sides, strict=True):
-        row[np.searchsorted(values, own)] = rows
-    return counts[0], counts[1]
-
-
-def _by_value(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
+def _by_category(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
     """Rows of either side in each category of the two together."""
     counts = [_categories(side, name) for side in (reference, current)]
     values = {*counts[0], *counts[1]}
@@ -276,10 +280,10 @@ def _by_value(name: str, reference: Side, current: Side) -> tuple[Any, Any]:
 
 
 def _categories(side: Side, name: str) -> dict[str, int]:
-    column = side.column(name)
-    if int(column.limit(HEAD).distinct().count().execute()) > CATEGORIES:
-        raise NotComparable(f"more than {CATEGORIES:,} different values: {FREE_TEXT}")
-    found = column.group_by("v").aggregate(n=_.count()).limit(CATEGORIES + 1).to_pyarrow().to_pydict()
-    if len(found["v"]) > CATEGORIES:
-        raise NotComparable(f"more than {CATEGORIES:,} different values: {FREE_TEXT}")
+    many = NotComparable(f"more than {FEW:,} different values: {FREE_TEXT}")
+    if side.seen[name].different > 2 * FEW:  # an estimate; no engine should group ten million texts to find that they are texts
+        raise many
+    found = side.column(name).group_by("v").aggregate(n=_.count()).limit(FEW + 1).to_pyarrow().to_pydict()
+    if len(found["v"]) > FEW:
+        raise many
     return dict(zip(found["v"], found["n"], strict=True))

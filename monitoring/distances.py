@@ -5,6 +5,7 @@ Evidently puts its distance through a permutation test and reports the p-value, 
 adds; here TVD is the distance itself.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,32 @@ def of_counts(method: str, reference: Any, current: Any) -> float:
     raise ValueError(f"{method} is no distance of counts")
 
 
+def of_values(method: str, reference: tuple[Any, Any], current: tuple[Any, Any]) -> float:
+    """Distance of two columns of numbers, each given as its different values in order and the rows that have each."""
+    (had, before), (has, now) = reference, current
+    if method != "wasserstein" and len(had) > FEW_VALUES:
+        bins = edges(min(had[0], has[0]), max(had[-1], has[-1]), int(before.sum() + now.sum()))
+        return of_counts(method, np.histogram(had, bins, weights=before)[0], np.histogram(has, bins, weights=now)[0])
+    values = np.union1d(had, has)
+    rows = np.zeros((2, len(values)))
+    rows[0, np.searchsorted(values, had)] = before
+    rows[1, np.searchsorted(values, has)] = now
+    if method != "wasserstein":
+        return of_counts(method, *rows)
+    shares = rows / rows.sum(axis=1, keepdims=True)
+    below = np.cumsum(shares[0] - shares[1])[:-1]
+    spread = np.sqrt(np.dot(shares[0], np.square(values - np.dot(shares[0], values))))
+    return float(np.dot(np.abs(below), np.diff(values)) / max(spread, 0.001))
+
+
 def wasserstein(reference: Any, current: Any) -> float:
     """Area between the two cumulative distributions in standard deviations of the reference; both arrays are sorted in place.
 
     The axis is walked in pieces, so that ten million values need little more memory than themselves.
     """
     norm = max(_std(reference), 0.001)
-    reference.sort()
-    current.sort()
+    with ThreadPoolExecutor(2) as pool:  # numpy sorts outside of Python's lock
+        list(pool.map(np.ndarray.sort, (reference, current)))
     cuts = np.unique(np.concatenate([reference[CHUNK::CHUNK], current[CHUNK::CHUNK], [np.inf]]))
     last = min(reference[0], current[0])
     i = j = 0

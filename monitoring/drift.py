@@ -57,23 +57,28 @@ class DriftReport(BaseModel):
 
 
 def measure(
-    reference_inputs: Rows, reference_outputs: Rows | None, current: Rows, *, drift: params_.Drift, html: Path | None
-) -> DriftReport:
-    """Compare a window's rows with two references, of which the inputs need `request_id, prompt` at least."""
-    with tempfile.TemporaryDirectory(prefix="retrain-drift-") as scratch:
-        return _measure(reference_inputs, reference_outputs, current, drift, html, Path(scratch))
-
-
-def _measure(
     reference_inputs: Rows,
     reference_outputs: Rows | None,
     current: Rows,
+    *,
     drift: params_.Drift,
     html: Path | None,
-    scratch: Path,
+    sample: "pd.DataFrame | None" = None,
+) -> DriftReport:
+    """Compare a window's rows with two references, of which the inputs need `request_id, prompt` at least.
+
+    `sample` spares a query where the caller has drawn it: `current.sample(drift.sample, SALT)`.
+    """
+    sources = {"inputs": reference_inputs, "outputs": reference_outputs, "current": current}
+    given = {side: rows for side, rows in sources.items() if rows is not None}
+    with tempfile.TemporaryDirectory(prefix="retrain-drift-") as scratch:
+        return _measure(given, drift, html, sample, Path(scratch))
+
+
+def _measure(
+    sources: Mapping[str, Rows], drift: params_.Drift, html: Path | None, drawn: "pd.DataFrame | None", scratch: Path
 ) -> DriftReport:
     kinds = {name: kind_of(name, rule) for name, rule in drift.columns.items()}
-    sources = {"inputs": reference_inputs, "current": current} | ({"outputs": reference_outputs} if reference_outputs else {})
     asked = {side: _asked(side, kinds) for side in sources}
     sides = {side: counting.look(rows.expr, asked[side], scratch) for side, rows in sources.items()}
     now = sides["current"]
@@ -81,7 +86,9 @@ def _measure(
     broken = _broken(sides, drift.missing_max) if now.rows else []
     if now.rows < drift.min_rows and not broken:
         return DriftReport(status="not_enough_data", rows=now.rows, missing=missing, columns=[])
-    samples = {side: _sample(rows, asked[side], sides[side], drift.sample) for side, rows in sources.items()}
+    frames = {side: rows.sample(drift.sample, SALT) for side, rows in sources.items() if side != "current" or drawn is None}
+    frames.setdefault("current", drawn)
+    samples = {side: _usable(frame, asked[side], sides[side]) for side, frame in frames.items()}
     prompts = topics.Prompts.of(*(_texts(samples[side], "prompt") for side in ("inputs", "current")))
     _add_derived(kinds, prompts, sides, samples, scratch)
     columns = [_column(name, rule, kinds[name], sides, samples, drift.min_rows) for name, rule in drift.columns.items()]
@@ -136,9 +143,9 @@ def _broken(sides: Mapping[str, Side], most: float) -> list[str]:
 # --- the sample
 
 
-def _sample(rows: Rows, asked: Mapping[str, Kind], side: Side, most: int) -> "pd.DataFrame":
-    """Usable values of at most so many rows, by the hash of the request; the columns that could be read."""
-    table = ibis.memtable(rows.sample(most, SALT))
+def _usable(frame: "pd.DataFrame", asked: Mapping[str, Kind], side: Side) -> "pd.DataFrame":
+    """Usable values of a sample, in the columns that could be read."""
+    table = ibis.memtable(frame)
     names = [name for name in asked if not side.seen[name].why]
     found = table.select(**{f"c{i}": counting.usable(table, name, asked[name]) for i, name in enumerate(names)}).execute()
     return found.set_axis(names, axis=1)

@@ -50,6 +50,6 @@ def topics(prompts: Prompts) -> tuple[Any, Any]:
 
     if min(prompts.reference, len(prompts.texts) - prompts.reference) < TOPIC_ROWS:
         raise NotComparable(f"topics need {TOPIC_ROWS} prompts on both sides")
-    count = min(TOPICS, len(np.unique(prompts.points, axis=0)))
+    count = min(TOPICS, len(set(prompts.texts)))
     found = np.array([f"topic {n}" for n in KMeans(count, random_state=0, n_init=1).fit_predict(prompts.points)])
     return found[: prompts.reference], found[prompts.reference :]

@@ -184,11 +184,12 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
     rows, outputs = site.logs.rows(window), site.outputs(window)
     report = site.workspace.local / "reports" / site.adapter / f"{stamp(window.end)}.html"
     report.parent.mkdir(parents=True, exist_ok=True)
-    found = drift.measure(site.inputs(window), outputs, rows, drift=params.drift, html=report)
-    sample = rows.sample(params.drift.sample, "quality")
+    sample = rows.sample(params.drift.sample, drift.SALT)
+    found = drift.measure(site.inputs(window), outputs, rows, drift=params.drift, html=report, sample=sample)
     docs = report.parent / "data-docs"
+    missing = {name: found.missing[name] for name in drift.REQUIRED}
     checked = expectations.check_logs(
-        sample, rows=found.rows, min_rows=params.drift.min_rows, missing=found.missing, most=params.drift.missing_max, docs=docs
+        sample, rows=found.rows, min_rows=params.drift.min_rows, missing=missing, most=params.drift.missing_max, docs=docs
     )
     now = quality.measure(
         rows,
