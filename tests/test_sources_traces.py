@@ -37,12 +37,12 @@ def client(root: Path) -> Iterator[Any]:
     mlflow.set_tracking_uri(before)
 
 
-def ask(client: Any, question: str) -> str:
+def ask(client: Any, question: str, *, plain: bool = False) -> str:
     """A trace as an instrumented service leaves it."""
     experiment = client.get_experiment_by_name("chat").experiment_id
-    inputs = {"messages": [{"role": "user", "content": question}]}
+    inputs: Any = question if plain else {"messages": [{"role": "user", "content": question}]}
     span = client.start_trace("chat", inputs=inputs, experiment_id=experiment)
-    client.end_trace(span.trace_id, outputs=ANSWER)
+    client.end_trace(span.trace_id, outputs="cancel_order" if plain else ANSWER)
     return str(span.trace_id)
 
 
@@ -78,7 +78,7 @@ def test_traces_and_what_people_said_of_them_become_rows_once(root: Path, client
     assert opened(root).counts(AROUND).used == 1
     assert file.stat().st_mtime_ns == before  # nothing was new, nothing was written
 
-    second = ask(client, "cancel it")
+    second = ask(client, "cancel it", plain=True)
     say(first, "audit_label", "order_status")  # late, to a trace that is stored already
     frame = opened(root).rows(AROUND).frame().set_index("request_id")
     assert list(frame.index) == [first, second]
@@ -87,6 +87,7 @@ def test_traces_and_what_people_said_of_them_become_rows_once(root: Path, client
         "refund_status",
         "cancel_order",
     )
+    assert (frame["prompt"][second], frame["response"][second]) == ("cancel it", "cancel_order")
     assert frame["feedback_at"].notna().tolist() == [True, False]
 
 

@@ -4,6 +4,7 @@ A trace is immutable once it has ended, its assessments are not: those of the la
 Only what a person said is feedback; a judge's or a program's assessments stand beside it, in `judged`.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -126,11 +127,27 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """As stored: what is nested as JSON text, and of each name the newest assessment."""
     said = sorted(row["assessments"], key=lambda one: one["at"])
     human = [one for one in said if one["human"]]
+    bodies = {"request": _asked(row["request"]), "response": _plain(row["response"])} if "request" in row else {}
     return {
         **row,
+        **bodies,
         "trace_metadata": dumps(row["trace_metadata"]),
         "tags": dumps(row["tags"]),
         "assessments": dumps({one["name"]: one["value"] for one in human}),
         "judged": dumps({one["name"]: one["value"] for one in said if not one["human"]}),
         "assessed_at": max((one["at"] for one in human), default=None),
     }
+
+
+def _plain(text: str | None) -> str | None:
+    """MLflow keeps bodies as JSON: a text is taken out of its quotes."""
+    try:
+        value = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, str) else text
+
+
+def _asked(text: str | None) -> str | None:
+    plain = _plain(text)
+    return plain if plain == text else dumps({"prompt": plain})
