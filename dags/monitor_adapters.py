@@ -2,6 +2,9 @@
 
     adapters -> monitor (mapped: one bad adapter does not stop the others) --fired--> asset of that adapter
 
+Windows that were missed since the last recorded one (a pause, a dead scheduler) are measured first, each once. A backfill
+measures its own window, which never trains.
+
 The workspace is RETRAIN_WORKSPACE; all that is read at parse time are the adapters' names and the schedule.
 """
 
@@ -26,7 +29,7 @@ FIRED = AssetAlias("adapter-fired")
 )
 def monitor_adapters():
     @task(outlets=[FIRED], max_active_tis_per_dagrun=1)
-    def monitor(adapter, *, params=None, data_interval_start=None, data_interval_end=None, outlet_events=None):
+    def monitor(adapter, *, params=None, dag_run=None, data_interval_start=None, data_interval_end=None, outlet_events=None):
         from monitoring.windows import last_full, of_interval
         from retrain import watch
         from retrain.workspace import Workspace
@@ -40,9 +43,13 @@ def monitor_adapters():
             import datetime
 
             window = last_full(datetime.datetime.now(datetime.UTC), workspace.params.window.hours)
-        seen = watch.monitor(workspace, adapter, window)
-        if seen.decision.fire:
-            outlet_events[FIRED].add(Asset(f"fired-{adapter}", f"retrain://fired/{adapter}"), extra={"end": seen.record.end})
+        backfill = dag_run is not None and getattr(dag_run.run_type, "value", dag_run.run_type) == "backfill"
+        alone = backfill or params["start"] or params["end"]
+        for one in [window] if alone else watch.pending(workspace, adapter, window):
+            seen = watch.monitor(workspace, adapter, one, backfill=backfill)
+            if seen.decision.fire:
+                asset = Asset(f"fired-{adapter}", f"retrain://fired/{adapter}")
+                outlet_events[FIRED].add(asset, extra={"end": seen.record.end})
         return seen.record.as_dict()
 
     monitor.expand(adapter=sorted(PARAMS["adapters"]))

@@ -1,30 +1,37 @@
 """The only Evidently file: a window against the champion's own traffic, by named distances with thresholds.
 
-Evidently 0.7 loses a whole report to one column that raises, and its default test switches with the sample size: so
-each column is checked before, every method is named, and the sample is fixed by the hash of the request.
+Numbers and categories are compared over all rows, counted in the engine and equal to Evidently's method of the same name
+(`counting`); text, novelty and topic on a sample of fixed size, drawn by hash. So no result depends on how busy the day was
+but by its own scatter, and no column on another: what cannot be computed is said, with the reason.
 """
 
+import math
+import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import ibis
 from pydantic import BaseModel, ConfigDict
 
+from monitoring import changes, counting, page, topics
+from monitoring.counting import Kind, NotComparable, Side
+from monitoring.sources import Rows
 from retrain import params as params_
-from retrain.records import unit_hash
-from retrain.text import vectors
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INPUTS = ("prompt", "prompt_length", "novelty", "topic")  # the rest is what the champion made of them
-TEXT, CATEGORY = ("prompt",), ("response", "topic")
-REQUIRED = ("prompt", "response")  # their absence is broken logging
-NEAREST = 3
-TOPICS = 24
-TOPIC_ROWS = 300  # of fewer rows, so many shares differ by chance alone: 100 quiet rows already look like drift
+SALT = "drift"
+INPUTS = ("prompt", "prompt_length", "prompt_tokens", "novelty", "topic")  # the rest is what the champion made of them
+DERIVED = ("novelty", "topic")  # of the sample's prompts
+REQUIRED = ("prompt", "response")  # their absence is broken logging, whatever the reference has
+# compared as numbers by jensenshannon and psi too
+NUMBERS = ("prompt_length", "response_length", "latency_ms", "confidence", "prompt_tokens", "completion_tokens", "novelty")
 
 Status = Literal["drift", "no_drift", "not_computable"]
+Samples = Mapping[str, Any]  # side -> DataFrame of usable values, null where there is none
 
 
 class ColumnDrift(BaseModel):
@@ -44,149 +51,263 @@ class DriftReport(BaseModel):
     status: Literal["logging_broken", "not_enough_data", "not_computable", "drift", "no_drift"]
     rows: int
     missing: dict[str, float]  # share of missing or blank values, 0 to 1
+    broken: list[str] = []  # columns that vanished, each with its alarm in words
     columns: list[ColumnDrift]
+    changed: list[changes.Change] = []
 
 
 def measure(
-    reference_inputs: "pd.DataFrame",
-    reference_outputs: "pd.DataFrame | None",
-    current: "pd.DataFrame",
+    reference_inputs: Rows,
+    reference_outputs: Rows | None,
+    current: Rows,
     *,
     drift: params_.Drift,
     html: Path | None,
+    sample: "pd.DataFrame | None" = None,
 ) -> DriftReport:
-    """Compare a window's rows (LogRecord columns) with two references: `request_id, prompt` at least for the inputs."""
-    missing = {column: _missing(current, column) for column in REQUIRED}
-    broken = len(current) > 0 and any(share > drift.missing_max for share in missing.values())
-    if len(current) < drift.min_rows and not broken:
-        return DriftReport(status="not_enough_data", rows=len(current), missing=missing, columns=[])
-    now, inputs = _sample(current, drift.sample), _sample(reference_inputs, drift.sample)
-    outputs = None if reference_outputs is None else _sample(reference_outputs, drift.sample)
-    sides = {name: (inputs if name in INPUTS else outputs, now) for name in drift.columns}
-    _add_novelty(inputs, now)
-    if "topic" in drift.columns:
-        _add_topic(inputs, now)
-    reasons = {name: _why_not(name, *sides[name], drift.min_rows) for name in drift.columns}
-    values = _values([name for name, why in reasons.items() if why is None], sides, drift, html)
-    columns = [_column(name, values.get(name), reasons[name], drift) for name in drift.columns]
-    if broken:
-        status: Any = "logging_broken"
-    elif any(column.status == "drift" for column in columns):
-        status = "drift"
-    else:
-        status = "no_drift" if any(column.status == "no_drift" for column in columns) else "not_computable"
-    return DriftReport(status=status, rows=len(current), missing=missing, columns=columns)
+    """Compare a window's rows with two references, of which the inputs need `request_id, prompt` at least.
 
-
-def _missing(frame: "pd.DataFrame", column: str) -> float:
-    if column not in frame or not len(frame):
-        return 1.0
-    return float(frame[column].map(lambda value: not isinstance(value, str) or not value.strip()).mean())
-
-
-def _sample(frame: "pd.DataFrame", most: int) -> "pd.DataFrame":
-    """At most so many rows, by the hash of the request, with the derived length."""
-    order = sorted(range(len(frame)), key=lambda i: unit_hash(str(frame["request_id"].iloc[i]), "drift"))[:most]
-    kept = frame.iloc[order].reset_index(drop=True).copy()
-    kept["prompt"] = kept["prompt"].map(lambda value: value.strip() if isinstance(value, str) and value.strip() else None)
-    kept["prompt_length"] = kept["prompt"].map(lambda text: float(len(text)) if text else None)
-    return kept
-
-
-def _add_novelty(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
-    """How far each prompt is from what the champion's users asked: 1 - mean cosine of the three nearest reference prompts.
-
-    The text classifier behind abs_text_content_drift sees little in windows of a few hundred rows; this sees more. A
-    reference prompt is not its own neighbour, and copies do not count on either side.
+    `sample` spares a query where the caller has drawn it: `current.sample(drift.sample, SALT)`.
     """
-    import numpy as np
-
-    known = vectors(sorted(set(reference["prompt"].dropna())))
-    if len(known) <= NEAREST:
-        return
-    for frame in (reference, current):
-        near = vectors(list(frame["prompt"].fillna(""))) @ known.T
-        near[near > 0.9999] = -1.0
-        novelty = 1.0 - np.sort(near, axis=1)[:, -NEAREST:].mean(axis=1)
-        frame["novelty"] = [float(v) if text else None for v, text in zip(novelty, frame["prompt"], strict=True)]
+    sources = {"inputs": reference_inputs, "outputs": reference_outputs, "current": current}
+    given = {side: rows for side, rows in sources.items() if rows is not None}
+    with tempfile.TemporaryDirectory(prefix="retrain-drift-") as scratch:
+        return _measure(given, drift, html, sample, Path(scratch))
 
 
-def _add_topic(reference: "pd.DataFrame", current: "pd.DataFrame") -> None:
-    """Which of 24 clusters a prompt falls in, found on both sides together: new wording gets a cluster of its own.
-
-    Clusters of the reference alone have no place for what is new, and saw a third of the shifted windows.
-    """
-    import numpy as np
-    from sklearn.cluster import KMeans
-
-    sides = [vectors(list(frame["prompt"].dropna())) for frame in (reference, current)]
-    if min(map(len, sides)) < TOPIC_ROWS:
-        return
-    both = np.vstack(sides)
-    count = min(TOPICS, len(np.unique(both, axis=0)))
-    found = KMeans(count, random_state=0, n_init=1).fit_predict(both)
-    for frame, topics in ((reference, found[: len(sides[0])]), (current, found[len(sides[0]) :])):
-        frame["topic"] = None
-        frame.loc[frame["prompt"].notna(), "topic"] = [f"topic {n}" for n in topics]
-
-
-def _why_not(name: str, reference: "pd.DataFrame | None", current: "pd.DataFrame", least: int) -> str | None:
-    """Why a column cannot be compared; None where it can."""
-    if reference is None:
-        return "the champion has no window of its own yet"
-    for side, frame in (("reference", reference), ("window", current)):
-        if name == "topic" and name not in frame:
-            return f"topics need {TOPIC_ROWS} prompts on both sides"
-        usable = len(_usable(frame, name))
-        if usable < least:
-            return f"{usable} usable values in the {side}, {least} are needed (drift.min_rows)"
-    values = {*_usable(reference, name), *_usable(current, name)}
-    return "constant: one value on both sides" if len(values) == 1 else None
+def _measure(
+    sources: Mapping[str, Rows], drift: params_.Drift, html: Path | None, drawn: "pd.DataFrame | None", scratch: Path
+) -> DriftReport:
+    kinds = {name: kind_of(name, rule) for name, rule in drift.columns.items()}
+    asked = {side: _asked(side, kinds) for side in sources}
+    sides = {side: counting.look(rows.expr, asked[side], scratch) for side, rows in sources.items()}
+    now = sides["current"]
+    missing = {name: now.missing(name) for name in now.seen}
+    broken = _broken(sides, drift.missing_max) if now.rows else []
+    if now.rows < drift.min_rows and not broken:
+        return DriftReport(status="not_enough_data", rows=now.rows, missing=missing, columns=[])
+    frames = {side: rows.sample(drift.sample, SALT) for side, rows in sources.items() if side != "current" or drawn is None}
+    frames.setdefault("current", drawn)
+    samples = {side: _usable(frame, asked[side], sides[side]) for side, frame in frames.items()}
+    prompts = topics.Prompts.of(*(_texts(samples[side], "prompt") for side in ("inputs", "current")))
+    _add_derived(kinds, prompts, sides, samples, scratch)
+    columns = [_column(name, rule, kinds[name], sides, samples, drift.min_rows) for name, rule in drift.columns.items()]
+    changed = changes.found(prompts)
+    status = _status(columns, broken)
+    report = DriftReport(status=status, rows=now.rows, missing=missing, broken=broken, columns=columns, changed=changed)
+    if html is not None:
+        _write_html(report, kinds, samples, html)
+    return report
 
 
-def _usable(frame: "pd.DataFrame", name: str) -> Any:
-    """Values of a column that can be compared: numbers finite, text not blank."""
-    import numpy as np
+def kind_of(name: str, rule: params_.DriftColumn) -> Kind:
+    """As what a column is compared: by the method where that leaves no choice, else as params say, else by name."""
+    if rule.method == "abs_text_content_drift":
+        return "text"
+    if rule.method == "TVD" or rule.kind == "category":
+        return "category"
+    return "number" if rule.method == "wasserstein" or rule.kind == "number" or name in NUMBERS else "category"
+
+
+def _side(name: str) -> str:
+    return "inputs" if name in INPUTS else "outputs"
+
+
+def _asked(side: str, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The logged columns that are read of a side; the prompt always, and of the window all that must not be missing."""
+    needed = REQUIRED if side == "current" else ("prompt",) if side == "inputs" else ()
+    logged = {name: kind for name, kind in kinds.items() if name not in DERIVED and side in ("current", _side(name))}
+    return {**dict.fromkeys(needed, "text"), **logged}
+
+
+# --- first: is everything there
+
+
+def _broken(sides: Mapping[str, Side], most: float) -> list[str]:
+    """Alarms in words: a required column with too many missing values, or another with many more than the reference has."""
+    now, alarms = sides["current"], []
+    for name, seen in now.seen.items():
+        share, before = now.missing(name), sides.get(_side(name))
+        if seen.why and before and name in before.seen and not before.seen[name].why:
+            alarms.append(f"{name}: {seen.why}")
+        elif name in REQUIRED and share > most:
+            alarms.append(f"{name} is missing or blank in {share:.0%} of the rows (at most {most:.0%}: drift.missing_max)")
+        elif name not in REQUIRED and before and before.rows and name in before.seen:
+            usual = before.missing(name)
+            scatter = 3 * (usual * (1 - usual) * (1 / before.rows + 1 / now.rows)) ** 0.5
+            if share - usual > most + scatter:
+                alarms.append(f"{name} is missing in {share:.0%} of the rows, in the reference in {usual:.0%}")
+    return alarms
+
+
+# --- the sample
+
+
+def _usable(frame: "pd.DataFrame", asked: Mapping[str, Kind], side: Side) -> "pd.DataFrame":
+    """Usable values of a sample, in the columns that could be read."""
+    table = ibis.memtable(frame)
+    names = [name for name in asked if not side.seen[name].why]
+    found = table.select(**{f"c{i}": counting.usable(table, name, asked[name]) for i, name in enumerate(names)}).execute()
+    return found.set_axis(names, axis=1)
+
+
+def _texts(sample: "pd.DataFrame", name: str) -> list[str]:
+    return sample[name].dropna().tolist() if name in sample else []
+
+
+def _add_derived(
+    kinds: Mapping[str, Kind], prompts: topics.Prompts, sides: dict[str, Side], samples: dict[str, Any], scratch: Path
+) -> None:
+    """Novelty and topic of the sample's prompts become sides and samples of their own, named like the column."""
     import pandas as pd
 
-    if name not in frame:
-        return pd.Series([], dtype=object)
-    if name in TEXT or name in CATEGORY:
-        column = frame[name].map(lambda value: value.strip() if isinstance(value, str) and value.strip() else None)
-        return column.dropna()
-    return pd.to_numeric(frame[name], errors="coerce").replace([np.inf, -np.inf], np.nan).dropna().astype(float)
+    make: dict[str, Callable[..., Any]] = {"novelty": topics.novelty, "topic": topics.topics}
+    for name in (name for name in DERIVED if name in kinds):
+        try:
+            values = make[name](prompts)
+        except Exception as error:  # one bad column takes no other down
+            sides[name] = Side(0, {name: counting.Seen(why=counting.because(error))})
+            continue
+        for key, found in zip((name, f"{name} now"), values, strict=True):
+            samples[key] = pd.DataFrame({name: found})
+            sides[key] = counting.look(ibis.memtable(samples[key]), {name: kinds[name]}, scratch)
 
 
-def _values(names: list[str], sides: dict[str, Any], drift: params_.Drift, html: Path | None) -> dict[str, float]:
-    """Evidently's distance for each column, and its HTML report on the sample."""
+# --- columns
+
+
+def _column(
+    name: str,
+    rule: params_.DriftColumn,
+    kind: Kind,
+    sides: Mapping[str, Side],
+    samples: Samples,
+    least: int,
+) -> ColumnDrift:
+    before, now = (name, f"{name} now") if name in DERIVED else (_side(name), "current")
+    value, reason = None, None
+    try:
+        if before not in sides:
+            raise NotComparable("the champion has no window of its own yet")
+        _check(name, sides[before], "reference", least)
+        _check(name, sides[now], "window", least)
+        if kind == "text":
+            value = _text_distance(_texts(samples[before], name), _texts(samples[now], name), least)
+        else:
+            value = counting.distance(rule.method, name, kind, sides[before], sides[now])
+    except NotComparable as why:
+        reason = str(why)
+    except Exception as error:  # one bad column takes no other down
+        reason = counting.because(error)
+    if value is not None and not math.isfinite(value):
+        value, reason = None, f"{rule.method} came to {value}"
+    status: Status = "not_computable" if value is None else "drift" if value > rule.threshold else "no_drift"
+    return ColumnDrift(column=name, method=rule.method, value=value, threshold=rule.threshold, status=status, reason=reason)
+
+
+def _check(name: str, side: Side, which: str, least: int) -> None:
+    seen = side.seen[name]
+    if seen.why:
+        raise NotComparable(seen.why)
+    if seen.usable < least:
+        raise NotComparable(f"{seen.usable} usable values in the {which}, {least} are needed (drift.min_rows)")
+
+
+def _text_distance(reference: list[str], current: list[str], least: int) -> float:
+    """How well a classifier of words tells the two samples apart, by Evidently: 0.5 not at all, 1 always."""
+    import pandas as pd
+    from evidently.legacy.calculations.stattests import abs_text_content_drift_stat_test as method
+    from evidently.legacy.core import ColumnType
+
+    if min(len(reference), len(current)) < least:
+        raise NotComparable(f"{min(len(reference), len(current))} texts in the sample, {least} are needed (drift.min_rows)")
+    if len({*reference, *current}) == 1:
+        raise NotComparable(counting.CONSTANT)
+    with warnings.catch_warnings():  # a text classifier that has not converged is still the distance that was asked for
+        warnings.filterwarnings("ignore", message="Maximum number of iteration reached")
+        return float(method(pd.Series(reference), pd.Series(current), ColumnType.Text, 0.5).drift_score)
+
+
+def _status(columns: list[ColumnDrift], broken: list[str]) -> Any:
+    found = {column.status for column in columns}
+    if broken:
+        return "logging_broken"
+    return next((status for status in ("drift", "no_drift") if status in found), "not_computable")
+
+
+# --- Evidently's report of the sample
+
+
+def _write_html(report: DriftReport, kinds: Mapping[str, Kind], samples: Samples, html: Path) -> None:
+    """Evidently's page of the sample's distributions, under the figures of this report; no page where it can draw no column."""
+    drawn = [column for column in report.columns if column.value is not None]
+    try:
+        made = _snapshot(drawn, kinds, samples)
+    except Exception:  # Evidently loses a whole report to one column: what it cannot draw is left out
+        drawn = [column for column in drawn if _draws(column, kinds, samples)]
+        made = _snapshot(drawn, kinds, samples)
+    made.save_html(str(html))
+    html.write_text(page.packed(html.read_text("utf-8"), "Drift report", _summary(report)), "utf-8")
+
+
+def _draws(column: ColumnDrift, kinds: Mapping[str, Kind], samples: Samples) -> bool:
+    try:
+        _snapshot([column], kinds, samples)
+    except Exception:  # whatever it is, the column is not drawn, and its figure stands
+        return False
+    return True
+
+
+def _snapshot(columns: list[ColumnDrift], kinds: Mapping[str, Kind], samples: Samples) -> Any:
+    """Evidently's run over the sample; each column shows the distance that is already known, and is not computed again."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    if not names:
-        return {}
-    numbers = [name for name in names if name not in (*TEXT, *CATEGORY)]
+    by_kind = {kind: [c.column for c in columns if kinds[c.column] == kind] for kind in ("text", "category", "number")}
     definition = DataDefinition(
-        text_columns=[name for name in names if name in TEXT],
-        categorical_columns=[name for name in names if name in CATEGORY],
-        numerical_columns=numbers,
+        text_columns=by_kind["text"], categorical_columns=by_kind["category"], numerical_columns=by_kind["number"]
     )
-    frames = [
-        pd.DataFrame({name: _usable(sides[name][side], name).reset_index(drop=True) for name in names}) for side in (0, 1)
-    ]
-    rules = [drift.columns[name] for name in names]
-    metrics = [ValueDrift(column=n, method=r.method, threshold=r.threshold) for n, r in zip(names, rules, strict=True)]
-    reference, current = (Dataset.from_pandas(frame, data_definition=definition) for frame in frames)
-    with warnings.catch_warnings():  # a text classifier that has not converged is still the distance that was asked for
+    frames = []
+    for now in (True, False):
+        parts = {}
+        for name in (column.column for column in columns):
+            side = (f"{name} now" if now else name) if name in DERIVED else "current" if now else _side(name)
+            parts[name] = samples[side][name].reset_index(drop=True)
+        frames.append(Dataset.from_pandas(pd.DataFrame(parts), data_definition=definition))
+    metrics = [ValueDrift(column=c.column, method=_known(c), threshold=c.threshold) for c in columns]
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Maximum number of iteration reached")
-        snapshot = Report(metrics).run(current_data=current, reference_data=reference)
-    if html is not None:
-        snapshot.save_html(str(html))
-    found = [metric["value"] for metric in snapshot.dict()["metrics"]]
-    return dict(zip(names, map(float, found), strict=True))
+        return Report(metrics).run(*frames)
 
 
-def _column(name: str, value: float | None, reason: str | None, drift: params_.Drift) -> ColumnDrift:
-    rule = drift.columns[name]
-    status: Status = "not_computable" if value is None else "drift" if value > rule.threshold else "no_drift"
-    return ColumnDrift(column=name, method=rule.method, value=value, threshold=rule.threshold, status=status, reason=reason)
+def _known(column: ColumnDrift) -> str:
+    """Name of a method, registered with Evidently, that gives the value of this column as it was found over all rows."""
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    sampled = column.column in DERIVED or column.method == "abs_text_content_drift"
+    words = f"{column.method}, {'of the sample' if sampled else 'of all rows'}"
+    name, value, types = (
+        f"retrain {column.column}",
+        column.value,
+        [ColumnType.Numerical, ColumnType.Categorical, ColumnType.Text],
+    )
+    register_stattest(StatTest(name, words, types, column.threshold), lambda _r, _c, _t, limit: (value, value > limit))
+    return name
+
+
+def _summary(report: DriftReport) -> list[str]:
+    """What stands above Evidently's charts: sentences."""
+    words = report.status.replace("_", " ")
+    return [
+        f"{report.rows:,} rows: {words}. Charts are of a sample; distances of numbers and categories are of all rows.",
+        *(f"Logging broken: {alarm}" for alarm in report.broken),
+        *(f"Grew: {change.words}" for change in report.changed),
+        *(
+            f"{c.column} ({c.method}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}"
+            if c.value is not None
+            else f"{c.column} ({c.method}): not computable, {c.reason}"
+            for c in report.columns
+        ),
+    ]

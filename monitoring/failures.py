@@ -3,14 +3,18 @@
 A request is drawn by the hash of its id before any feedback is read; a drawn row never trains, even when its user corrects it.
 """
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from retrain.records import Example, Origin, unit_hash
+from retrain.records import Example, Origin
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from monitoring.sources import Rows
+
+DRAW = "audit:"
+NEEDED = ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label")
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,33 @@ class Collection:
 
 def drawn(request_id: str, audit_rate: float) -> bool:
     """Whether people label this request whatever the answer was."""
-    return unit_hash(request_id, "audit") < audit_rate
+    digest = hashlib.md5((DRAW + request_id).encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    return digest < _threshold(audit_rate)
+
+
+def _threshold(rate: float) -> str:
+    """The md5 hex digest below which a share `rate` of all digests lies; "g" is above every digest."""
+    return "g" if rate >= 1 else f"{int(rate * 16**32):032x}"
+
+
+def _drawn(rows: Any, rate: float) -> Any:
+    """The same, in the engine."""
+    from monitoring.sources import md5
+
+    return md5(DRAW + rows.request_id) < _threshold(rate)
 
 
 def failure_cases(
-    frame: "pd.DataFrame", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str
+    rows: "Rows", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str
 ) -> Collection:
-    """Rows (LogRecord columns) with a correction or negative feedback that are not drawn.
+    """Rows with a correction or negative feedback that are not drawn: chosen in the engine, only they are fetched.
 
     `labels` is empty for a generation task: every answer can train. `seen` holds (request id, label) of earlier files;
     `collected` is the stamp that the origins carry. A correction equal to the response is no failure.
     """
     waiting, examples, blank = 0, [], []
-    for row in _records(frame):
-        if drawn(row["request_id"], audit_rate):
-            continue
+    failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, audit_rate))
+    for row in _records(failed):
         correction = _text(row.get("correction"))
         if correction is None:
             waiting += row.get("feedback") == -1
@@ -57,19 +73,26 @@ def failure_cases(
     return Collection(known, held, _new_labels(held), waiting, blank + quarantined)
 
 
-def audited(frame: "pd.DataFrame", *, audit_rate: float) -> list[Example]:
+def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
     """Drawn rows that a person has labelled; equal rows merge and keep their origins."""
-    rows = [row for row in _records(frame) if drawn(row["request_id"], audit_rate)]
-    labelled = [(row, _text(row.get("audit_label"))) for row in rows]
+    judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate))
+    labelled = [(row, _text(row.get("audit_label"))) for row in _records(judged)]
     return _merge([_example(row, label, "audit", None) for row, label in labelled if label and _text(row.get("prompt"))])
 
 
-def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+def audit_wrong(rows: "Rows", *, audit_rate: float) -> float | None:
+    """The share of the labelled drawn rows that were answered wrongly; None where there are none."""
+    judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate)).expr
+    counted = judged.aggregate(
+        n=judged.count(), right=(judged.response.fill_null("").strip() == judged.audit_label.strip()).sum()
+    ).execute()
+    n = int(counted["n"].iloc[0])
+    return 1 - int(counted["right"].iloc[0]) / n if n else None
+
+
+def _records(rows: "Rows") -> list[dict[str, Any]]:
     """Rows as dicts, missing values as None."""
-    columns = [
-        c for c in ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label") if c in frame
-    ]
-    kept = frame[columns].astype(object)
+    kept = rows.frame(NEEDED).astype(object)
     return [dict(row) for row in kept.where(kept.notna(), None).to_dict("records")]
 
 

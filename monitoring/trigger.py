@@ -1,18 +1,39 @@
-"""PURE: the last n windows and the policy -> fire or hold, always with reasons.
+"""PURE: the recorded windows, the facts and the policy -> fire or hold, always with reasons.
 
-Fires when at least k of the last n windows violate and the newest does (the rule of databricks' mlops-stacks), and when
-there is something to learn from and enough unread audited rows to judge what was learned.
+Two roads lead to a retraining: `improve` (the newest window violates, and the policies of evidence agree) and `replace` (the
+champion is older than max_age allows). Either then has to pass the policies that hold back any start, the rule that an
+incident opens one retraining, and the planner: without the audited rows that could show the effect, no training is started.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from retrain.params import Trigger
-from retrain.records import Record
+from retrain import stats
+from retrain.params import Params, Trigger
+from retrain.policies import Answer, Bar, Case, Facts, MaxAge, Purpose
+from retrain.records import Record, from_stamp
 
-ROUNDING = 1e-9  # 0.8 - 0.7 is a little more than 0.1
+ROUNDING = 1e-9  # 0.8 - 0.75 is a little more than 0.05
+LOST = 0.01  # share of rows that a candidate trained from the base loses by the way: 0.5 to 1.4 points were measured
+UNTOLD = ("not_enough_data", "not_computable", "logging_broken")
+Signal = Literal["accuracy", "satisfaction"]
+WORDS: dict[Signal, str] = {"accuracy": "accuracy on the audit sample", "satisfaction": "satisfaction"}
+
+
+class Compared(BaseModel):
+    """A share of the window beside the reference's, as counts: `good` of `n` rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    signal: Signal
+    good: int
+    n: int
+    reference_good: int
+    reference_n: int
 
 
 class WindowRecord(Record):
@@ -22,117 +43,281 @@ class WindowRecord(Record):
     start: str
     end: str
     rows: int
+    counts: dict[str, int] = {}  # rows read, used, duplicates, quarantined, late, outside
+    remeasured: bool = False  # a second measurement, with late rows or labels: it replaces the first
+    backfill: bool = False
     drift_status: str
     drifted: list[str]
+    columns: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
     satisfaction: float | None = None
+    feedback: int = 0
     accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     audited: int
+    compared: list[Compared] = []  # what `violations` tested
+    known: bool = True  # the labels are old enough to tell; until then quality neither violates nor clears
+    estimated_accuracy: float | None = None
+    relevance: float | None = None
+    invalid: float | None = None
+    latency_p50: float | None = None
+    latency_p95: float | None = None
+    confidence: float | None = None
+    slices: dict[str, dict[str, int]] = {}  # "column=value" -> rows, audited, right
+    data_checks: list[str] = []
     violations: list[str]
     version: int | None = None
     fire: bool
+    purpose: Purpose | None = None  # of the retraining that it opened
     reasons: list[str]
     new_labels: dict[str, int] = {}  # rows since the last retraining whose correction the adapter does not list
+    new_failures: int = 0
+    unread_audit: int = 0
+    facts: Facts | None = None  # with these and `policy` the decision can be made again
+    policy: dict[str, Any] = {}
 
 
 class TriggerDecision(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     fire: bool
-    purpose: Literal["improve"] | None
+    purpose: Purpose | None
     reasons: list[str]
 
 
-def violations(
-    *,
-    drift_status: str,
-    drifted: Sequence[str],
-    satisfaction: float | None,
-    accuracy: float | None,
-    reference_satisfaction: float | None,
-    reference_accuracy: float | None,
-    policy: Trigger,
-) -> list[str]:
+def measured_again(first: WindowRecord, again: WindowRecord) -> WindowRecord:
+    """A second measurement, with late rows or labels: what was decided on the first stands, later decisions see the second."""
+    decided = ("version", "fire", "purpose", "reasons", "new_labels", "new_failures", "unread_audit", "facts", "policy")
+    return again.model_copy(update={"remeasured": True, **{name: getattr(first, name) for name in decided}})
+
+
+# --- what violates
+
+
+def violations(*, drift_status: str, drifted: Sequence[str], compared: Sequence[Compared], policy: Trigger) -> list[str]:
     """What is wrong with a window, in words; empty where nothing is, or nothing can be told.
 
-    Broken logging violates nothing: what is computed from missing values tells about the logging, not about the champion.
+    A share violates when it fell by at least the policy's drop, and by more than chance explains at its level. With 150
+    audited rows a window and a week of reference, a fall from 90 to 80 % violates in 93 % of windows. Broken logging
+    violates nothing: what is computed from missing values tells about the logging, not about the champion.
     """
     if drift_status == "logging_broken":
         return []
     found = ["drift: " + ", ".join(drifted)] if drift_status == "drift" else []
-    for name, now, before, most in (
-        ("satisfaction", satisfaction, reference_satisfaction, policy.satisfaction_drop),
-        ("accuracy on the audit sample", accuracy, reference_accuracy, policy.accuracy_drop),
-    ):
-        if now is not None and before is not None and before - now > most + ROUNDING:
-            found.append(f"{name} fell from {before:.0%} to {now:.0%}, {most:.0%} allowed")
-    return found
+    return [*found, *(fall for share in compared if (fall := _fall(share, policy)))]
 
 
-def decide(
-    history: Sequence[WindowRecord], *, policy: Trigger, new_failures: int, unread_audit: int, champion: int | None
-) -> TriggerDecision:
-    """history: oldest first, the window to decide on last; counts are rows. Pure, raises nothing.
+def _fall(share: Compared, policy: Trigger) -> str | None:
+    if not share.n or not share.reference_n:
+        return None
+    now, before = share.good / share.n, share.reference_good / share.reference_n
+    least = policy.accuracy_drop if share.signal == "accuracy" else policy.satisfaction_drop
+    if before - now < least - ROUNDING:
+        return None
+    p = stats.fall_p(share.good, share.n, share.reference_good, share.reference_n)
+    if p > policy.level:
+        return None
+    sides = f"from {before:.0%} of {share.reference_n} to {now:.0%} of {share.n}"
+    return f"{WORDS[share.signal]} fell {sides}; chance alone would do this in {_rarely(p)} of windows"
 
-    Only windows that today's champion served count, and of these only what tells something: a window with broken logging,
-    or with too little data and no violation, is passed over, so that it neither fires nor pushes a violation out of the last n.
+
+def _rarely(p: float) -> str:
+    return "less than 0.1 %" if p < 0.001 else f"{100 * p:.1f} %"
+
+
+# --- fire or hold
+
+
+def decide(history: Sequence[WindowRecord], *, policy: Trigger, facts: Facts) -> TriggerDecision:
+    """history: in any order, the window to decide on last; a second measurement replaces the first. Raises nothing.
+
+    Only windows up to that one which today's champion served count, and of these only what tells something: a window with
+    broken logging, with too little data, or whose quality is not known yet, and no violation, neither violates nor clears.
     """
+    windows = _up_to(history)
+    newest = windows[-1]
+    why = _never(newest, facts)
+    if why:
+        return _hold(why)
+    served = [record for record in windows if record.version == facts.champion]
+    told = [record for record in served if _tells(record)]
+    case = Case(
+        adapter=newest.adapter,
+        end=from_stamp(newest.end),
+        violating=tuple(bool(record.violations) for record in told),
+        untold=len(served) - len(told),
+        last=_last(windows[:-1], facts),
+        facts=facts,
+    )
+    judged = told[-1] if told and _waits(newest) else newest  # what is not known yet hides nothing
+    evidence = [item.says(case) for item in policy.policies if item.purpose == "improve"]
+    if judged.violations and all(agrees for agrees, _ in evidence):
+        said = [*judged.violations, *(why for _, why in evidence)]
+        return _start("improve", _incident(told), served, case, policy, said)
+    held = [*judged.violations, *_held(evidence)] if judged.violations else [_why_not(judged, newest), *_whys(evidence[:1])]
+    for item in policy.policies:
+        if isinstance(item, MaxAge) and facts.trained and item.says(case)[0]:
+            reached = from_stamp(facts.trained) + timedelta(days=item.days)
+            return _start("replace", reached, served, case, policy, [item.says(case)[1]])
+    return _hold(*held)
+
+
+def _up_to(history: Sequence[WindowRecord]) -> list[WindowRecord]:
+    """Each window once, oldest first; what a window's first measurement fired stays fired, but for the one to decide on."""
     newest = history[-1]
-    if champion is None:
-        return _hold(f"no champion yet: run `retrain repro {newest.adapter}` and `retrain promote {newest.adapter}`")
+    found: dict[tuple[str, str], WindowRecord] = {}
+    for record in history[:-1]:
+        old = found.get((record.end, record.start), record)
+        kept = old if old.remeasured and not record.remeasured else record
+        found[record.end, record.start] = kept.model_copy(update={"fire": old.fire or record.fire})
+    found.pop((newest.end, newest.start), None)
+    return [*(found[key] for key in sorted(found) if key[0] <= newest.end), newest]
+
+
+def _never(newest: WindowRecord, facts: Facts) -> str | None:
+    """Why this window cannot start a retraining, whatever the policy."""
+    if facts.champion is None:
+        return f"no champion yet: run `retrain repro {newest.adapter}` and `retrain promote {newest.adapter}`"
     if newest.drift_status == "logging_broken":
-        return _hold("logging is broken: too many values are missing; this is no drift and trains nothing")
-    if newest.version != champion:
-        return _hold(
-            f"the newest window was served by {_named(newest.version)}, the champion is v{champion}: it does not count"
-        )
-    served = [record for record in history if record.version == champion]
-    last = [record for record in served if _tells(record)][-policy.windows :]
-    violating = sum(1 for record in last if record.violations)
-    seen = _seen(violating, len(last), len(served) - sum(map(_tells, served)), policy, champion)
-    if not newest.violations:
-        return _hold(_why_not(newest), seen)
-    if violating < policy.violations:
-        return _hold(*newest.violations, f"but {seen}")
-    return _with_rows(newest, seen, policy, new_failures, unread_audit)
-
-
-def _with_rows(newest: WindowRecord, seen: str, policy: Trigger, new_failures: int, unread_audit: int) -> TriggerDecision:
-    """Fire if there are rows to learn from and rows to judge by; otherwise how many to label of each."""
-    short = []
-    if new_failures < policy.min_failures:
-        missing = policy.min_failures - new_failures
-        short.append(f"but only {new_failures} new labelled failures: label {missing} more")
-    if unread_audit < policy.min_audit:
-        missing = policy.min_audit - unread_audit
-        short.append(f"but only {unread_audit} unread audited rows can judge: label {missing} more")
-    if short:
-        return _hold(*newest.violations, seen, *short)
-    enough = f"{new_failures} new labelled failures, {unread_audit} unread audited rows"
-    return TriggerDecision(fire=True, purpose="improve", reasons=[*newest.violations, seen, enough])
+        return "logging is broken: too many values are missing; this is no drift and trains nothing"
+    if newest.version != facts.champion:
+        served = "no champion" if newest.version is None else f"v{newest.version}"
+        return f"the newest window was served by {served}, the champion is v{facts.champion}: it does not count"
+    if facts.attempts and newest.end <= max(facts.attempts):
+        return "this window ends before the last retraining: it is measured again, and never trains"
+    if facts.newest and newest.end < facts.newest:
+        return f"a newer window is recorded ({facts.newest}): this one is measured again, and counts in the next decision"
+    if newest.backfill and not facts.asked:
+        return "this window is a backfill: it is measured, and trains only when a person asks for it"
+    return None
 
 
 def _tells(record: WindowRecord) -> bool:
     """Whether a window is a violation or a clearance at all."""
     if record.drift_status == "logging_broken":
         return False
-    return bool(record.violations) or record.drift_status not in ("not_enough_data", "not_computable")
+    return bool(record.violations) or (record.drift_status not in UNTOLD and record.known)
 
 
-def _why_not(newest: WindowRecord) -> str:
-    if _tells(newest):
-        return "the newest window does not violate (no drift, no loss of quality)"
-    status = newest.drift_status.replace("_", " ")
+def _waits(record: WindowRecord) -> bool:
+    """A window that only lacks labels which are still to come."""
+    return not record.known and not record.violations and record.drift_status not in UNTOLD
+
+
+def _last(before: Sequence[WindowRecord], facts: Facts) -> datetime | None:
+    """The newest retraining that was opened: its attempt, or the window that fired."""
+    return max((from_stamp(end) for end in (*facts.attempts, *(r.end for r in before if r.fire))), default=None)
+
+
+def _incident(told: Sequence[WindowRecord]) -> datetime:
+    """When the incident began that the newest telling window belongs to: the first of the violating windows that lead to it."""
+    began = told[-1].start
+    for record in reversed(told):
+        if not record.violations:
+            break
+        began = record.start
+    return from_stamp(began)
+
+
+def _start(
+    purpose: Purpose, since: datetime, served: Sequence[WindowRecord], case: Case, policy: Trigger, said: list[str]
+) -> TriggerDecision:
+    """Fire, unless a policy, an earlier retraining for the same reason, or the planner holds it back."""
+    brakes = [item.says(case) for item in policy.policies if item.purpose is None]
+    opened = _opened(since, served, case, policy)
+    planned = judgeable(purpose, case.facts, policy)
+    answers = [*brakes, *([opened] if opened else []), planned]
+    if not all(agrees for agrees, _ in answers):
+        return _hold(*said, *_held([answer for answer in answers if not answer[0]]))
+    return TriggerDecision(fire=True, purpose=purpose, reasons=[*said, *_whys(answers)])
+
+
+def _opened(since: datetime, served: Sequence[WindowRecord], case: Case, policy: Trigger) -> Answer | None:
+    """What became of the retraining that the incident which began at `since` has opened; None where it opened none."""
+    facts = case.facts
+    fired = [from_stamp(r.end) for r in served[:-1] if r.fire and from_stamp(r.end) > since]
+    tried = [from_stamp(end) for end in facts.attempts if from_stamp(end) > since]
+    if not fired and not tried:
+        return None
+    began = f"the incident that began at {since:%Y-%m-%d %H:%M}"
+    if not tried or (fired and max(fired) > max(tried)):
+        opened = f"{began} has opened its retraining at {max(fired):%Y-%m-%d %H:%M}, which has not come to a verdict"
+        return False, f"{opened}; `retrain repro {case.adapter} --end {max(fired):%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
+    refused = f"{began} has had its retraining ({max(tried):%Y-%m-%d %H:%M}), which did not become champion"
+    found, least = facts.new_failures, policy.min_new
+    if found < least:
+        return False, f"{refused}; {found} new labelled failures since, {least} are needed: label {least - found} more"
+    return True, f"{refused}; {found} new labelled failures since open another"
+
+
+# --- the planner
+
+
+def bar(params: Params) -> Bar:
+    """What the gate of these params (an adapter's own) asks for."""
+    rules = {name: getattr(params.gates, name) for name in ("level", "margin", "min_effect", "min_rows", "repair")}
+    return Bar(**rules, audit_share=params.prepare.audit_share)
+
+
+def judgeable(purpose: Purpose, facts: Facts, policy: Trigger) -> Answer:
+    """Whether the unread audited rows could show what the purpose needs, by the gate's own tests; else how many to label.
+
+    `improve` supposes that a retraining repairs a share of today's wrong answers half-way between what the gate demands of it
+    (gates.repair) and all, and loses 1 %; `replace`, that it changes as many answers for the worse as for the better.
+    """
+    bar, found, wrong = facts.bar, facts.unread_audit, facts.audit_wrong
+    floor = max(policy.min_audit, bar.min_rows)
+    if wrong is None:
+        return _enough(found, floor, f"unread audited rows, {floor} are needed", facts)
+    won, lost = wrong * (1 + bar.repair) / 2, min(LOST, 1 - wrong)
+    if purpose == "replace":
+        won = lost = max(min(won, 1 - wrong), LOST)
+        passes = partial(stats.power_non_inferior, won=won, lost=lost, margin=bar.margin, level=bar.level)
+        shows = f"that an equal adapter is no worse by {_points(bar.margin)}"
+    else:
+        passes = partial(stats.power_superior, won=won, lost=lost, level=bar.level, min_effect=bar.min_effect)
+        shows = f"the {_points(won - lost)} that a retraining could gain"
+    needed = stats.rows_needed(passes, power=policy.power, least=floor)
+    if needed is None and found < floor:
+        needed = floor  # so few rows do not say that it is hopeless
+    if needed is not None:
+        return _enough(found, needed, f"unread audited rows, {needed} are needed to show {shows}", facts)
+    if purpose == "replace":
+        return False, f"{found} unread audited rows, and no 20,000 would show {shows}: gates.margin is too narrow"
+    right = f"the champion answers {1 - wrong:.0%} of {found} unread audited rows right"
+    return False, f"{right}: a retraining could gain {_points(max(won - lost, 0.0))}, too little for gates.min_effect to see"
+
+
+def _enough(found: int, needed: int, what: str, facts: Facts) -> Answer:
+    """N is what people have to label: of the audited rows a share goes to `retained` and does not judge (audit_share)."""
+    if found >= needed:
+        return True, f"{found} {what}"
+    more = math.ceil((needed - found) / (1 - facts.bar.audit_share) - ROUNDING)
+    return False, f"only {found} {what}: label {more} more"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+# --- words
+
+
+def _why_not(judged: WindowRecord, newest: WindowRecord) -> str:
+    if _tells(judged):
+        which = "the newest window" if judged is newest else f"the newest window whose labels are known ({judged.end})"
+        return f"{which} does not violate (no drift, no loss of quality)"
+    status = judged.drift_status.replace("_", " ") if judged.drift_status in UNTOLD else "quality is not known yet"
     return f"the newest window does not violate, nor does it clear (nothing could be told: {status})"
 
 
-def _seen(violating: int, told: int, untold: int, policy: Trigger, champion: int) -> str:
-    windows, verb = "window" if told == 1 else "windows", "violates" if violating == 1 else "violate"
-    needed = f"{policy.violations} {'is' if policy.violations == 1 else 'are'} needed"
-    passed = f" ({untold} more could not be told and {'does' if untold == 1 else 'do'} not count)" if untold else ""
-    return f"{violating} of the last {told} {windows} of v{champion} {verb}, {needed}{passed}"
+def _whys(answers: Sequence[Answer]) -> list[str]:
+    return [why for _, why in answers]
 
 
-def _named(version: int | None) -> str:
-    return "no champion" if version is None else f"v{version}"
+def _held(answers: Sequence[Answer]) -> list[str]:
+    """What agrees as it is, what does not with a `but`."""
+    return [why if agrees else f"but {why}" for agrees, why in answers]
 
 
 def _hold(*reasons: str) -> TriggerDecision:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from retrain.errors import ParamsError
-from retrain.records import parse_time, stamp
+from retrain.records import parse_time, plain, stamp
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ class Window:
                 raise ParamsError(
                     f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset such as +02:00"
                 )
-            object.__setattr__(self, name, time.astimezone(UTC))
+            object.__setattr__(self, name, plain(time))
         if self.start == self.end:
             raise ParamsError(f"the window starts and ends at {stamp(self.start)}: it has no length, so it holds no request")
         if self.start > self.end:

@@ -40,7 +40,7 @@ TRIED = {
 def one_line(verdict: Verdict) -> str:
     """What happened and why, in one sentence without markup."""
     if verdict.status == "passed":
-        return _plain(f"Promoted: {_success(verdict)}, and on what it knew it lost no more than allowed.")
+        return _plain(f"Passed: {_success(verdict)}, and on what it knew it lost no more than allowed.")
     if verdict.status == "not_evaluated":
         reasons = list(dict.fromkeys(check.why for check in verdict.checks if check.passed is None))
         more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""

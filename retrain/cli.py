@@ -155,14 +155,75 @@ def monitor(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Measure one window, decide fire or hold, record both.  Example: retrain monitor support"""
+    """Measure a window (without times: and those missed), decide, record both.  Example: retrain monitor support"""
     from retrain import watch
 
     space = _workspace(workspace)
-    seen = watch.monitor(space, adapter, _window(space, start, end))
-    lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
-    lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
-    _out(seen.record.as_dict(), as_json, lines)
+    window = _window(space, start, end)
+    for one in [window] if start else watch.pending(space, adapter, window):
+        seen = watch.monitor(space, adapter, one)
+        lines = [f"{adapter} {seen.record.end}: {seen.record.rows} rows, {seen.record.drift_status}", *seen.record.drifted]
+        lines += ["fire" if seen.decision.fire else "hold", *seen.record.reasons, f"report: {seen.report}"]
+        _out(seen.record.as_dict(), as_json, lines)
+
+
+@app.command()
+def why(
+    adapter: Name,
+    windows: Annotated[int, typer.Option(min=1, help="how many, the newest")] = 30,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """What the trigger decided on each window and why, with what came of it.  Example: retrain why support"""
+    from monitoring import decisions
+    from retrain import jobs
+    from retrain.ledger import describe
+
+    space = _workspace(workspace)
+    records, cost = _decided(space, adapter, windows)
+    entries = jobs.entries(space, adapter)
+    data = {"schema": 1, "adapter": adapter, "windows": decisions.as_dicts(records), "cost": cost.model_dump()}
+    data["ledger"] = [describe(entry) for entry in entries]
+    _out(data, as_json, decisions.story(adapter, records, entries, cost))
+
+
+@app.command()
+def trigger(
+    adapter: Name,
+    replay: Annotated[Path | None, typer.Option(help="a YAML file with the keys of `trigger` that are to differ")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="such as trigger.policies.k_of_n.violations=1")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="how many, the newest")] = 50,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """When another policy would have fired on the recorded windows.  Example: retrain trigger support --replay other.yaml"""
+    from monitoring import decisions
+    from retrain import params as params_
+
+    space = _workspace(workspace)
+    wrong = [line for line in override or [] if not line.startswith("trigger.")]
+    if wrong:
+        raise ParamsError(f"--set {wrong[0]!r}: a replay changes the trigger alone: give trigger.KEY=VALUE")
+    changes = params_.read(replay) if replay else {}
+    where = str(replay) if replay else "--set"
+    policy = space.params.of(adapter).other_trigger(changes.get("trigger", changes), tuple(override or ()), where)
+    found = decisions.replay(_decided(space, adapter, windows)[0], policy)
+    data = {"schema": 1, "adapter": adapter, "policy": policy.model_dump(mode="json"), "fires": decisions.fires(found)}
+    data["windows"] = [line.model_dump() for line in found]
+    _out(data, as_json, decisions.side_by_side(found))
+
+
+def _decided(space: Any, adapter: str, n: int) -> Any:
+    """The recorded windows, oldest first, and what retraining has cost."""
+    from monitoring.trigger import WindowRecord
+    from retrain import policies
+    from retrain.registry import Registry
+
+    space.params.adapter(adapter)
+    registry = Registry.open(space.params.mlflow, space.root)
+    spans = [(run.start, run.end) for run in registry.training_runs(adapter, 1000)]
+    records = [WindowRecord.model_validate(row) for row in registry.windows(adapter, n)]
+    return records, policies.cost(spans, datetime.now(UTC))
 
 
 @app.command()

@@ -3,8 +3,8 @@
 An unknown key, a wrong type or a contradiction raises ParamsError with path, value, the nearest known key and the fix.
 """
 
-import difflib
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,13 +12,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from retrain.errors import ParamsError
+from retrain.overrides import apply, merge, nearest
+from retrain.policies import KINDS, AnyPolicy
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
-SECTIONS = ("logs", "window", "drift", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion", "notify")
+SECTIONS = (
+    "logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion", "notify",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -72,20 +76,44 @@ class Adapter(Section):
         return self
 
 
+class Feedback(Section):
+    uri: str
+    columns: dict[str, str]
+
+
 class Logs(Section):
     uri: str
+    preset: Literal["ours", "openai", "otel", "mlflow"]
     timezone: str | None
     columns: dict[str, str]
+    feedback: Feedback | None
 
 
 class Window(Section):
     hours: Annotated[float, Field(gt=0)]
+    lateness_hours: Annotated[float, Field(ge=0)]
     schedule: str
 
 
 class DriftColumn(Section):
+    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said."""
+
     method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
     threshold: Annotated[float, Field(gt=0)]
+    kind: Literal["number", "category"] | None = None
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        only = {"wasserstein": "number", "TVD": "category", "abs_text_content_drift": None}
+        if self.kind and self.kind != only.get(self.method, self.kind):
+            raise ValueError(f"method {self.method} is not for a {self.kind}: leave kind out, or use jensenshannon or psi")
+        return self
+
+
+DRIFT_COLUMNS = (
+    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic"),
+    *("latency_ms", "confidence", "prompt_tokens", "completion_tokens", "model_version", "adapter"),
+)
 
 
 class Drift(Section):
@@ -94,20 +122,34 @@ class Drift(Section):
     missing_max: Share
     columns: dict[str, DriftColumn]
 
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        for name in self.columns:
+            if name not in DRIFT_COLUMNS and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", name):
+                raise ValueError(f"columns.{name} is no column{nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
+        return self
+
 
 class Trigger(Section):
-    windows: Positive
-    violations: Positive
-    satisfaction_drop: Share
+    level: Annotated[float, Field(gt=0, lt=0.5)]
     accuracy_drop: Share
-    min_failures: Positive
+    satisfaction_drop: Share
     min_audit: Positive
+    power: Annotated[float, Field(ge=0.5, lt=1)]
+    min_new: Positive
+    policies: tuple[AnyPolicy, ...]
 
     @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.violations > self.windows:
-            raise ValueError(f"violations is {self.violations} of windows {self.windows}: it could never fire")
+    def _once(self) -> Self:
+        kinds = [policy.kind for policy in self.policies]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"policies names {max(kinds, key=kinds.count)} twice: give each kind once")
         return self
+
+
+class Quality(Section):
+    lag_hours: Annotated[float, Field(ge=0)]
+    slices: tuple[Literal["response", "model_version"], ...]
 
 
 class Failures(Section):
@@ -116,7 +158,7 @@ class Failures(Section):
 
 class Prepare(Section):
     retained_share: Share
-    audit_share: Share
+    audit_share: Annotated[float, Field(ge=0, lt=1)]  # at 1 no audited row would ever judge
     repair_share: Share
     first_audit_share: Share
     max_per_label: Positive
@@ -173,6 +215,7 @@ class Params(Section):
     logs: Logs
     window: Window
     drift: Drift
+    quality: Quality
     trigger: Trigger
     failures: Failures
     prepare: Prepare
@@ -191,7 +234,7 @@ class Params(Section):
                 raise ValueError(f"adapters.{name}.base is {adapter.base!r}, bases has {', '.join(self.bases)}")
             for section in adapter.override:
                 if section not in SECTIONS:
-                    raise ValueError(f"adapters.{name}.override.{section} is no section{_nearest(section, SECTIONS)}")
+                    raise ValueError(f"adapters.{name}.override.{section} is no section{nearest(section, SECTIONS)}")
         return self
 
     def adapter(self, name: str) -> Adapter:
@@ -206,15 +249,21 @@ class Params(Section):
             return self
         data = self.model_dump()
         for section, values in override.items():
-            data[section] = _merge(data[section], values)
+            data[section] = merge(data[section], values)
         data["adapters"][name]["override"] = {}
         return _validate(data, f"params.yaml, with adapters.{name}.override")
+
+    def other_trigger(self, changes: dict[str, Any], overrides: tuple[str, ...], where: str) -> Trigger:
+        """This trigger with some of its keys replaced: what a replay asks about."""
+        data = self.model_dump(mode="json")
+        data["trigger"] = {**data["trigger"], **changes}
+        return _validate(apply(data, overrides), where).trigger
 
 
 def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) -> Params:
     """Params of the workspace at root; each override is `key.path=value`, the value in YAML."""
     path = Path(root) / "params.yaml"
-    return _checked(_apply(read(path), overrides), str(path))
+    return _checked(apply(read(path), overrides), str(path))
 
 
 def parse(text: str, where: str) -> Params:
@@ -252,8 +301,8 @@ def set_values(path: Path, overrides: list[str] | tuple[str, ...]) -> None:
     """Write `key.path=value` overrides into a params.yaml, comments kept; the result is validated first."""
     from ruamel.yaml import YAML
 
-    _validate(_apply(read(path), overrides), str(path))
-    edit(path, lambda data: _apply(data, overrides), YAML())
+    _validate(apply(read(path), overrides), str(path))
+    edit(path, lambda data: apply(data, overrides), YAML())
 
 
 def add_label(path: Path, adapter: str, label: str) -> None:
@@ -267,44 +316,40 @@ def add_label(path: Path, adapter: str, label: str) -> None:
 def edit(path: Path, change: Any, yaml_: Any) -> None:
     from io import StringIO
 
+    from ruamel.yaml.comments import CommentedMap
+
     from retrain.records import write_text
 
     yaml_.preserve_quotes = True
     yaml_.width = 200
     yaml_.indent(mapping=2, sequence=4, offset=2)
     yaml_.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", ""))
+    yaml_.representer.add_representer(str, _represent_text)
     data = yaml_.load(path.read_text("utf-8"))
     change(data)
+    _in_a_line(data, CommentedMap)
     out = StringIO()
     yaml_.dump(data, out)
     write_text(path, out.getvalue())
 
 
-def _apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    for override in overrides:
-        key, sep, value = override.partition("=")
-        if not sep or not re.fullmatch(r"[\w.-]+", key):
-            raise ParamsError(f"--set {override!r}: must be key.path=value, such as train.epochs=2")
-        *parents, last = key.split(".")
-        place = data
-        for depth, parent in enumerate(parents):
-            if not isinstance(place.get(parent), dict):
-                where = ".".join(parents[: depth + 1])
-                raise ParamsError(f"--set {key}: {where} is not in params.yaml{_nearest(parent, list(place))}")
-            place = place[parent]
-        if last not in place and "override" not in parents:
-            raise ParamsError(f"--set {key}: {last!r} is not in params.yaml{_nearest(last, list(place))}")
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"--set {override!r}: the value is not YAML") from error
-    return data
+def _represent_text(representer: Any, text: str) -> Any:
+    """ruamel writes YAML 1.2, PyYAML reads 1.1: a label `no` or `12:30` would come back as another type."""
+    try:
+        plain = yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        plain = False
+    style = None if plain or "\n" in text else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-def _merge(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-    return new
+def _in_a_line(data: Any, kept: Any) -> None:
+    """Mappings that were put into a list are written as {kind: cooldown, hours: 48}, as the shipped file does."""
+    for key, item in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        if isinstance(data, list) and isinstance(item, dict) and not isinstance(item, kept):
+            data[key] = kept(item)
+            data[key].fa.set_flow_style()
+        _in_a_line(item, kept)
 
 
 def _validate(data: dict[str, Any], where: str) -> Params:
@@ -318,10 +363,12 @@ def _explain(problem: Any, data: dict[str, Any], where: str) -> str:
     path = [str(part) for part in problem["loc"] if part != "[key]"]
     name = ".".join(path) or "the file"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: {name} is not a known key{_nearest(path[-1], _known(path[:-1]))}"
+        return f"{where}: {name} is not a known key{nearest(path[-1], _known(path[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: {name} is missing: add it (`retrain init` writes a whole file)"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float | date):
+        message += f': put it in quotes, "{problem["input"]}", or YAML reads it as a {type(problem["input"]).__name__}'
     if problem["type"] == "value_error":
         return f"{where}: {message}" if not path else f"{where}: {name}: {message}"
     return f"{where}: {name} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
@@ -331,13 +378,11 @@ def _known(path: list[str]) -> list[str]:
     """Field names of the section at path."""
     model: Any = Params
     for part in path:
+        if part in KINDS:
+            model = KINDS[part]
+            continue
         field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
         model = field.annotation if field else model
         if getattr(model, "__origin__", None) is dict:
             model = model.__args__[1]
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]!r}?" if near else (f"; known: {', '.join(known)}" if known else "")

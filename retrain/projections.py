@@ -65,7 +65,7 @@ def write(workspace: Workspace, adapter: str, *, panels: bool) -> Written:
     collections, hours = _collections(workspace, adapter), workspace.params.window.hours
     told = telling.chronicle(adapter, windows=windows, entries=entries, collections=collections, hours=hours)
     _restore_reports(workspace, registry, told)
-    runs = {run.tags["digest"]: run for run in registry.training_runs(adapter) if "digest" in run.tags}
+    runs = {run.tags["digest"]: run for run in registry.ended_trainings(adapter) if "digest" in run.tags}
     linked = replace(told, events=tuple(_linked(workspace, event, runs) for event in told.events))
     texts = {digest: registry.artifact(run.id, "card.md") for digest, run in runs.items()}
     cards = {digest: text.decode("utf-8", "replace") for digest, text in texts.items() if text is not None}

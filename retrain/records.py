@@ -137,7 +137,13 @@ def parse_time(value: str | datetime, name: str = "time") -> datetime:
         raise DataError(f"{name} is {value!r}, must be ISO 8601 such as 2026-03-01T00:00:00Z") from error
     if time.tzinfo is None:
         raise DataError(f"{name} is {value!r} without a time zone: add Z for UTC, or an offset such as +02:00")
-    return time.astimezone(UTC)
+    return plain(time)
+
+
+def plain(time: datetime) -> datetime:
+    """The same instant as a datetime of the standard library, in UTC: Airflow's (pendulum's) lose their zone when added to."""
+    there = time.astimezone(UTC)
+    return datetime(*there.timetuple()[:6], there.microsecond, tzinfo=UTC)
 
 
 def stamp(time: datetime) -> str:

@@ -6,7 +6,8 @@ whose lower end is the one-sided 95 % bound.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def discordant(candidate: Sequence[bool], reference: Sequence[bool]) -> tuple[int, int]:
@@ -116,6 +117,75 @@ def rows_for_superiority(*, discordant: float, gain: float, level: float, power:
         raise ValueError(f"gain is {gain} and discordant {discordant}, must be 0 < gain <= discordant <= 1")
     root = _quantile(1 - level) * math.sqrt(discordant) + _quantile(power) * math.sqrt(max(discordant - gain**2, 0.0))
     return math.ceil((root / gain) ** 2 + 1 / gain)
+
+
+def power_superior(n: int, *, won: float, lost: float, level: float, min_effect: float) -> float:
+    """How surely the gate's success check passes on n rows, of which the candidate truly wins and loses these shares: exact.
+
+    It passes where McNemar's exact test does at `level` and the measured gain is at least `min_effect`.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    differing, weight = _likely(n, won + lost)
+    tested = binom.isf(level, differing, 0.5) + 1  # the fewest rows won at which the test passes
+    gained = np.ceil((differing + min_effect * n) / 2 - 1e-9)
+    return float(weight @ binom.sf(np.maximum(tested, gained) - 1, differing, won / (won + lost)))
+
+
+def power_non_inferior(n: int, *, won: float, lost: float, margin: float, level: float) -> float:
+    """How surely Tango's non-inferiority check passes on n rows, of which the candidate wins and loses these shares: exact."""
+    import bisect
+
+    from scipy.stats import binom
+
+    differing, weight = _likely(n, won + lost)
+    least = [  # rows won at which it passes, by rows that differ: the statistic grows with each
+        bisect.bisect_left(range(d + 1), True, key=lambda b: non_inferior(b, d - b, n, margin=margin)[1] < level)
+        for d in map(int, differing)
+    ]
+    share = won / (won + lost) if won + lost else 0.0
+    return float(sum(w * binom.sf(b - 1, d, share) for w, b, d in zip(weight, least, differing, strict=True)))
+
+
+def _likely(n: int, share: float) -> tuple[Any, Any]:
+    """Counts of n rows at `share` that can come about (all but one in 10^12), and the probability of each."""
+    import numpy as np
+    from scipy.stats import binom
+
+    counts = np.arange(int(binom.ppf(1e-12, n, share)), int(binom.isf(1e-12, n, share)) + 1)
+    counts = counts[counts >= 0]
+    return counts, binom.pmf(counts, n, share)
+
+
+def rows_needed(power_at: Callable[[int], float], *, power: float, least: int, most: int = 20_000) -> int | None:
+    """The fewest rows, at least `least`, that give the power; None where even `most` do not.
+
+    Exact power goes up in a saw-tooth, so a few more rows than the answer may fall short by a hair.
+    """
+    low, high = least - 1, least
+    while power_at(high) < power:
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_at(middle) >= power else (middle, high)
+    return high
+
+
+def fall_p(good: int, n: int, reference_good: int, reference_n: int) -> float:
+    """How often chance alone makes `good` of n as low as it is, for one whose share is the reference's: one-sided mid-p.
+
+    The count is beta-binomial, the predictive distribution of a share that was good `reference_good` times in
+    `reference_n` (Jeffreys prior), so that few rows, on either side, and a reference without a fault are weighed rightly.
+    """
+    from scipy.stats import betabinom
+
+    _counts(good, 0, n)
+    _counts(reference_good, 0, reference_n)
+    chance = betabinom(n, reference_good + 0.5, reference_n - reference_good + 0.5)
+    return float(chance.cdf(good) - 0.5 * chance.pmf(good))
 
 
 def _counts(b: int, c: int, n: int) -> None:

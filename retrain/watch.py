@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from monitoring import drift, failures, quality, trigger
-from monitoring.sources import LogTable, read_logs
+from monitoring import failures, trigger
+from monitoring.sources import open_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger, notify, projections
+from retrain import expectations, jobs, ledger, notify, policies, projections
 from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
-from retrain.records import Example, from_stamp, parse_time, read_examples, read_folder, stamp, write_jsonl
+from retrain.records import Example, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
 
 Say = Callable[[str], None]
+MOST_MISSED = 60  # windows: older ones that nobody measured stay unmeasured
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class Watched:
     report: Path
 
 
-def monitor(workspace: Workspace, adapter: str, window: Window) -> Watched:
-    """Measure a window against the champion's reference, decide, and record both in MLflow; then tell people."""
+def monitor(workspace: Workspace, adapter: str, window: Window, *, backfill: bool = False, asked: bool = False) -> Watched:
+    """Measure a window against the champion's reference, decide, and record both in MLflow; then tell people.
+
+    Windows before it to which rows or labels came late are measured again first: that replaces what the trigger sees of
+    them. A backfilled window never trains, unless it was asked for.
+    """
     try:
-        watched = _measured(workspace, adapter, window)
+        watched = _measured(workspace, adapter, window, backfill, asked)
     except Exception as error:
         notify.failed(workspace, adapter, end=stamp(window.end), error=error)
         raise
@@ -47,72 +52,87 @@ def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
         notify.fired(workspace, record.adapter, end=record.end, reasons=record.reasons, page=page)
 
 
-def _measured(workspace: Workspace, adapter: str, window: Window) -> Watched:
-    params = workspace.params.of(adapter)
-    logs = read_logs(params.logs, root=workspace.root, adapter=adapter)
-    entries = jobs.entries(workspace, adapter)
-    state = ledger.state(entries)
-    serving = state.champion
-    frame = logs.between(window.start, window.end)
-    checked = expectations.check_logs(frame, min_rows=params.drift.min_rows)
-    outputs = _outputs(logs, state, window)
-    report = workspace.local / "reports" / adapter / f"{stamp(window.end)}.html"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    found = drift.measure(_inputs(workspace, logs, state, adapter), outputs, frame, drift=params.drift, html=report)
-    now, before = quality.measure(frame), None if outputs is None else quality.measure(outputs)
-    drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.method})" for c in found.columns if c.status == "drift"]
-    violations = trigger.violations(
-        drift_status=found.status,
-        drifted=drifted,
-        satisfaction=now.satisfaction,
-        accuracy=now.accuracy,
-        reference_satisfaction=before.satisfaction if before else None,
-        reference_accuracy=before.accuracy if before else None,
-        policy=params.trigger,
+def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool, asked: bool) -> Watched:
+    site = Site.open(workspace, adapter)
+    site.registry.close_stale(adapter)
+    again = site.again(window)
+    for record, _ in again:
+        second = measure(site, window_of(record))
+        _log(site, trigger.measured_again(record, second.record), second)
+    if again:
+        site = Site.open(workspace, adapter)
+    late = sum(rows for _, rows in again)
+    made = measure(site, window, late=late, backfill=backfill)
+    facts, collection = _facts(site, window, asked)
+    record = made.record.model_copy(
+        update={
+            "new_labels": {label: rows for label, (rows, _) in collection.new_labels.items()},
+            "new_failures": facts.new_failures,
+            "unread_audit": facts.unread_audit,
+            "facts": facts,
+            "policy": site.params.trigger.model_dump(mode="json"),
+        }
     )
-    registry = Registry.open(params.mlflow, workspace.root)
-    record = trigger.WindowRecord(
-        adapter=adapter,
-        start=stamp(window.start),
-        end=stamp(window.end),
-        rows=len(frame),
-        drift_status=found.status,
-        drifted=drifted,
-        satisfaction=now.satisfaction,
-        accuracy=now.accuracy,
-        audited=now.audited,
-        violations=violations,
-        version=serving.version if serving else None,
-        fire=False,
-        reasons=[],
-    )
-    since = _last_end(state)
-    labels = jobs.remote_params(workspace).adapter(adapter).labels
-    rate = params.failures.audit_rate
-    known = logs.known_before(window.end)
-    fresh = known if since is None else known[known["feedback_at"] >= since]
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=labels, seen=set(), collected=record.end)
-    decision = trigger.decide(
-        [*_past(registry, adapter, params.trigger.windows, record), record],
-        policy=params.trigger,
-        new_failures=len(collection.examples) + len(collection.held),
-        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
-        champion=serving.version if serving else None,
-    )
+    decision = trigger.decide([*site.past, record], policy=site.params.trigger, facts=facts)
     reasons = [
         *decision.reasons,
         *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
-        *(f"data check: {line}" for line in checked.failures),
+        *(f"what changed: {change['words']}" for change in record.changed if record.violations),
+        *(f"data check: {line}" for line in record.data_checks),
     ]
-    if serving and from_stamp(record.end) <= (since or from_stamp(record.end) - timedelta(1)):
-        decision = decision.model_copy(update={"fire": False})
-        reasons.insert(0, "this window ends before the last retraining: it is measured again, and never trains")
-    new = {label: rows for label, (rows, _) in collection.new_labels.items()}
-    record = record.model_copy(update={"fire": decision.fire, "reasons": reasons, "new_labels": new})
-    metrics = {f"drift.{c.column}": c.value for c in found.columns}
-    metrics |= {"rows": len(frame), "satisfaction": now.satisfaction, "accuracy": now.accuracy, "fire": float(decision.fire)}
-    registry.log_window(adapter, record.as_dict(), metrics, [report] if report.exists() else [])
-    return Watched(record, decision, report)
+    record = record.model_copy(update={"fire": decision.fire, "purpose": decision.purpose, "reasons": reasons})
+    first = next((row for row in site.past if (row.start, row.end) == (record.start, record.end)), None)
+    if first and facts.newest and record.end < facts.newest:
+        record = trigger.measured_again(first, record)
+    _log(site, record, made)
+    return Watched(record, decision, made.report)
+
+
+def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
+    metrics = {**made.metrics, "fire": float(record.fire)}
+    site.registry.log_window(site.adapter, record.as_dict(), metrics, [made.report] if made.report.exists() else [])
+
+
+def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, failures.Collection]:
+    """What a decision rests on besides the windows, and the failure cases since the last retraining."""
+    params, attempts = site.params, site.state.attempts
+    rate = params.failures.audit_rate
+    fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
+    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=stamp(window.end))
+    runs = site.registry.training_runs(site.adapter, KEPT)
+    facts = trigger.Facts(
+        at=site.now,
+        champion=site.version,
+        trained=site.attempt.end if site.attempt else None,
+        attempts=tuple(attempt.end for attempt in attempts)[-KEPT:],
+        newest=site.past[-1].end if site.past else None,
+        new_failures=len(collection.examples) + len(collection.held),
+        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
+        audit_wrong=failures.audit_wrong(fresh, audit_rate=rate),
+        cost=policies.cost([(run.start, run.end) for run in runs], site.now),
+        asked=asked,
+        bar=trigger.bar(params),
+    )
+    return facts, collection
+
+
+def pending(workspace: Workspace, adapter: str, window: Window) -> list[Window]:
+    """The windows that were missed since the last recorded one, then this one: each is processed once, in order.
+
+    A window that is not newer than the last recorded one stands alone, and so does one that does not follow on it in whole
+    steps of its own length.
+    """
+    past = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 1)
+    if not past:
+        return [window]
+    last = from_stamp(past[-1]["end"])
+    gap = window.start - last
+    if gap <= timedelta(0) or gap % window.length:
+        return [window]
+    found = [window]
+    while found[0].start > last and len(found) <= MOST_MISSED:
+        found.insert(0, Window(found[0].start - window.length, found[0].start))
+    return found
 
 
 def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.WindowRecord:
@@ -124,55 +144,11 @@ def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.Wind
     return trigger.WindowRecord.model_validate(found[0])
 
 
-def _past(registry: Registry, adapter: str, n: int, record: trigger.WindowRecord) -> list[trigger.WindowRecord]:
-    """The windows before this one, oldest first; a later one does not count when an older is measured again."""
-    rows = [trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, n * 10)]
-    return [row for row in rows if row.end < record.end]
-
-
-def _last_end(state: ledger.LedgerState) -> datetime | None:
-    return from_stamp(state.attempts[-1].end) if state.attempts else None
-
-
 def _enter_tests(audited: list[Example], share: float) -> int:
     """Rows that would enter the gate's tests: one a question, less the share that goes to `retained`."""
     from retrain.records import unit_hash
 
     return sum(1 for key in {row.split_key for row in audited} if unit_hash(key, "to-retained") >= share)
-
-
-def _inputs(workspace: Workspace, logs: LogTable, state: ledger.LedgerState, adapter: str) -> Any:
-    """The traffic on which the champion was promoted: the windows before its retraining, else the rows that judged it."""
-    import pandas as pd
-
-    champion = state.champion
-    attempt = next((a for a in state.attempts if champion and a.digest == champion.digest), None)
-    if attempt:
-        end = from_stamp(attempt.end)
-        length = timedelta(hours=workspace.params.window.hours)
-        frame = logs.between(end - 2 * length, end)
-        if len(frame) >= workspace.params.of(adapter).drift.min_rows:
-            return frame
-    suites = workspace.root / "data" / "suites" / adapter
-    rows = [
-        *read_folder(suites / "audit"),
-        *(read_examples(suites / "golden.jsonl") if (suites / "golden.jsonl").exists() else []),
-    ]
-    return pd.DataFrame([{"request_id": row.id, "prompt": row.question} for row in rows], columns=["request_id", "prompt"])
-
-
-def _outputs(logs: LogTable, state: ledger.LedgerState, window: Window) -> Any:
-    """The champion's own first windows; None until one has ended before this one began."""
-    champion = state.champion
-    attempt = next((a for a in state.attempts if champion and a.digest == champion.digest), None)
-    if champion is None or attempt is None:
-        return None
-    first = from_stamp(attempt.end)
-    frame = logs.between(first, min(window.start, first + window.length)) if first < window.start else None
-    if frame is None:
-        return None
-    frame = frame[frame["model_version"] == f"{champion.adapter}-v{champion.version}"]
-    return None if frame.empty else frame
 
 
 # --- collection
@@ -201,12 +177,12 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         files = sorted(folder.glob("*.jsonl"))
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
-        frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
+        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
         rate = params.failures.audit_rate
-        made = failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=seen, collected=at)
+        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
         if (folder / f"{at}.jsonl").exists():
@@ -244,9 +220,9 @@ def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]
     labels = jobs.remote_params(workspace).adapter(adapter).labels
     if not labels:
         raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
-    frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(datetime.now(UTC))
+    known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(datetime.now(UTC))
     rate = params.failures.audit_rate
-    return failures.failure_cases(frame, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
+    return failures.failure_cases(known, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
 
 
 def collect_what_there_is(workspace: Workspace, adapter: str, end: datetime) -> str:
@@ -281,8 +257,8 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
     """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
     params = workspace.params.of(adapter)
     try:
-        frame = read_logs(params.logs, root=workspace.root, adapter=adapter).known_before(end)
-        audited = failures.audited(frame, audit_rate=params.failures.audit_rate)
+        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
+        audited = failures.audited(known, audit_rate=params.failures.audit_rate)
     except DataError:
         if ledger.state(jobs.entries(workspace, adapter)).champion:
             raise

@@ -1,4 +1,4 @@
-"""A workspace whose adapter has lived for four weeks: windows in MLflow, a ledger and collections in git, nothing trained."""
+"""A workspace whose adapter has lived for four weeks: windows in MLflow, ledger and collections in git. Nothing is trained."""
 
 import random
 import subprocess

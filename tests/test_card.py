@@ -44,7 +44,7 @@ def test_a_refusal_says_what_was_gained_and_names_what_was_forgotten() -> None:
 
 def test_a_pass_says_the_gain() -> None:
     line = one_line(judge(good()))
-    assert line.startswith("Promoted: it answers the new questions better (audit gained 25.0 points)")
+    assert line.startswith("Passed: it answers the new questions better (audit gained 25.0 points)")
 
 
 def test_not_told_says_how_many_rows_to_label() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from monitoring import drift
+from monitoring.sources import Rows
 from retrain import params as params_
 from retrain.records import read_examples, read_folder, read_jsonl
 
@@ -21,6 +22,20 @@ def frame(prompts: list[str], **columns: object) -> pd.DataFrame:
 
 def asked(n: int = 150) -> pd.DataFrame:
     return frame([f"where is parcel {i}" for i in range(n)])
+
+
+def measure(
+    inputs: pd.DataFrame,
+    outputs: pd.DataFrame | None,
+    current: pd.DataFrame,
+    html: Path | None = None,
+    **columns: dict[str, object],
+) -> drift.DriftReport:
+    rules = (
+        RULES.model_copy(update={"columns": {n: params_.DriftColumn(**c) for n, c in columns.items()}}) if columns else RULES
+    )
+    rows = [None if side is None else Rows.of_frame(side) for side in (inputs, outputs, current)]
+    return drift.measure(*rows, drift=rules, html=html)  # type: ignore[arg-type]
 
 
 def column(report: drift.DriftReport, name: str) -> drift.ColumnDrift:
@@ -47,30 +62,30 @@ def traffic(new: int) -> pd.DataFrame:
 def test_a_quarter_of_new_intents_is_drift_and_the_usual_ones_are_not(
     reference: pd.DataFrame, new: int, status: str, tmp_path: Path
 ) -> None:
-    report = drift.measure(reference, None, traffic(new), drift=RULES, html=tmp_path / "report.html")
+    report = measure(reference, None, traffic(new), html=tmp_path / "report.html")
     assert report.status == status, report
     assert (tmp_path / "report.html").stat().st_size > 1000
 
 
 def test_without_a_window_of_its_own_only_the_inputs_are_compared() -> None:
-    report = drift.measure(asked(), None, asked(), drift=RULES, html=None)
+    report = measure(asked(), None, asked())
     assert column(report, "response").reason == "the champion has no window of its own yet"
     assert column(report, "prompt_length").status == "no_drift"
 
 
 def test_a_constant_is_not_computable_but_a_constant_that_changed_is_drift() -> None:
     same, changed = asked(), asked().assign(response="b", latency_ms=900.0)
-    assert "constant" in str(column(drift.measure(same, same, same, drift=RULES, html=None), "latency_ms").reason)
-    report = drift.measure(same, same, changed, drift=RULES, html=None)
+    assert "constant" in str(column(measure(same, same, same), "latency_ms").reason)
+    report = measure(same, same, changed)
     assert column(report, "latency_ms").status == column(report, "response").status == "drift"
 
 
 def test_missing_answers_are_broken_logging_before_anything_else() -> None:
     blank = asked().assign(response=" ")
     for current in (blank, blank.head(20)):
-        assert drift.measure(asked(), asked(), current, drift=RULES, html=None).status == "logging_broken"
-    assert drift.measure(asked(), asked(), asked().head(20), drift=RULES, html=None).status == "not_enough_data"
+        assert measure(asked(), asked(), current).status == "logging_broken"
+    assert measure(asked(), asked(), asked().head(20)).status == "not_enough_data"
 
 
 def test_topics_of_few_rows_are_not_compared() -> None:
-    assert "topics need 300" in str(column(drift.measure(asked(), None, asked(), drift=RULES, html=None), "topic").reason)
+    assert "topics need 300" in str(column(measure(asked(), None, asked()), "topic").reason)

@@ -12,8 +12,8 @@ from retrain import doctor
 
 ROOT = Path(__file__).parents[1]
 VENDORS = (
-    "airflow.sdk", "bitsandbytes", "duckdb", "dvc.repo", "evidently", "great_expectations", "ibis", "mlflow", "peft",
-    "sklearn", "torch", "transformers", "wordllama",
+    "airflow.sdk", "bitsandbytes", "duckdb", "dvc.repo", "evidently", "psycopg", "pyspark.sql", "great_expectations", "ibis",
+    "mlflow", "peft", "sklearn", "torch", "transformers", "wordllama",
 )  # fmt: skip
 HEAVY = (
     "airflow",

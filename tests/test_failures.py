@@ -1,12 +1,13 @@
 """Which log rows become failure cases or audited rows, on small tables."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from monitoring.failures import Collection, audited, drawn, failure_cases
-from retrain.records import unit_hash
+from monitoring.sources import Rows
 
 COLUMNS = ["request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"]
 LABELS = ("cancel_order", "refund_status")
@@ -16,9 +17,13 @@ def row(request: str, prompt: str = "where is my money", **fields: Any) -> dict[
     return {"request_id": request, "user_id": f"user of {request}", "prompt": prompt, "response": "cancel_order", **fields}
 
 
+def of(rows: Iterable[dict[str, Any]]) -> Rows:
+    return Rows.of_frame(pd.DataFrame(list(rows), columns=COLUMNS))
+
+
 def collect(*rows: dict[str, Any], rate: float = 0.0, **changes: Any) -> Collection:
     given: dict[str, Any] = {"labels": LABELS, "seen": set(), "collected": "2026-03-02T00-00-00Z", **changes}
-    return failure_cases(pd.DataFrame(list(rows), columns=COLUMNS), audit_rate=rate, **given)
+    return failure_cases(of(rows), audit_rate=rate, **given)
 
 
 def test_a_correction_becomes_an_example_that_knows_where_it_came_from() -> None:
@@ -84,10 +89,10 @@ def test_a_drawn_row_only_judges_and_every_other_row_only_trains() -> None:
     ids = [f"r{i}" for i in range(300)]
     rows = [row(r, f"question {r}", correction="refund_status", audit_label="refund_status", feedback=-1) for r in ids]
     made = collect(*rows, rate=0.3)
-    judging = audited(pd.DataFrame(rows, columns=COLUMNS), audit_rate=0.3)
+    judging = audited(of(rows), audit_rate=0.3)
     trains = {origin.request_id for example in made.examples for origin in example.origins}
     judges = {origin.request_id for example in judging for origin in example.origins}
-    assert judges == {r for r in ids if unit_hash(r, "audit") < 0.3}
+    assert judges == {r for r in ids if drawn(r, 0.3)}
     assert trains == set(ids) - judges
     assert 60 <= len(judges) <= 120
 
@@ -103,14 +108,14 @@ def test_audited_rows_are_human_merge_and_need_a_label() -> None:
         row("r3", "another question"),
         row("r4", " ", audit_label="refund_status"),
     ]
-    (example,) = audited(pd.DataFrame(rows, columns=COLUMNS), audit_rate=1.0)
+    (example,) = audited(of(rows), audit_rate=1.0)
     assert (example.source, example.label_source) == ("audit", "human")
     assert [origin.request_id for origin in example.origins] == ["r1", "r2"]
 
 
 def test_an_empty_table_and_one_without_the_columns_give_nothing() -> None:
     assert collect() == Collection()
-    assert audited(pd.DataFrame([row("r1")]), audit_rate=1.0) == []
+    assert audited(Rows.of_frame(pd.DataFrame([row("r1")])), audit_rate=1.0) == []
 
 
 def test_a_larger_rate_only_adds_to_who_is_drawn() -> None:

@@ -1,13 +1,12 @@
-"""Prepare, trigger, failure cases, drift, expectations: what decides, on small tables."""
+"""Prepare, and drift column by column: what decides, on small tables."""
 
 import pandas as pd
-import pytest
 
-from monitoring import drift, failures, trigger
+from monitoring import drift
+from monitoring.sources import Rows
 from retrain import params as params_
-from retrain.expectations import check_examples, check_logs
 from retrain.prepare import merge, prepare
-from retrain.records import Example, Origin, unit_hash
+from retrain.records import Example, Origin
 
 PARAMS = params_.load(".")
 
@@ -57,108 +56,14 @@ def test_a_label_that_is_not_admitted_trains_nothing_and_equal_rows_keep_all_ori
     assert [origin.request_id for origin in twice[0].origins] == ["r1", "r2"]
 
 
-# --- failure cases
+# --- drift
 
 
-def log(rows: list[dict]) -> pd.DataFrame:
-    columns = [
-        "request_id",
-        "user_id",
-        "prompt",
-        "response",
-        "feedback",
-        "correction",
-        "audit_label",
-        "latency_ms",
-        "confidence",
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def test_a_drawn_row_is_audited_and_never_a_failure_case() -> None:
-    rows = [
-        {
-            "request_id": f"r{i}",
-            "user_id": "u",
-            "prompt": f"q {i}",
-            "response": "a",
-            "feedback": -1,
-            "correction": "b",
-            "audit_label": "b",
-        }
-        for i in range(200)
-    ]
-    made = failures.failure_cases(log(rows), audit_rate=0.3, labels=("a", "b"), seen=set(), collected="e")
-    audited = failures.audited(log(rows), audit_rate=0.3)
-    trained = {origin.request_id for row in made.examples for origin in row.origins}
-    judged = {origin.request_id for row in audited for origin in row.origins}
-    assert not trained & judged
-    assert trained | judged == {row["request_id"] for row in rows}
-    assert judged == {r["request_id"] for r in rows if unit_hash(r["request_id"], "audit") < 0.3}
-
-
-def test_what_was_collected_before_conflicts_or_waits_is_kept_out() -> None:
-    rows = [
-        {"request_id": "r1", "prompt": "one", "response": "a", "correction": "b"},
-        {"request_id": "r2", "prompt": "two", "response": "a", "correction": "b"},
-        {"request_id": "r3", "prompt": "two", "response": "a", "correction": "c"},
-        {"request_id": "r4", "prompt": "four", "response": "a", "feedback": -1},
-        {"request_id": "r5", "prompt": "five", "response": "a", "correction": "gift", "user_id": "u5"},
-    ]
-    made = failures.failure_cases(log(rows), audit_rate=0.0, labels=("a", "b", "c"), seen={("r1", "b")}, collected="e")
-    assert made.examples == []
-    assert made.waiting == 1
-    assert len(made.quarantined) == 2
-    assert made.new_labels == {"gift": (1, 1)}
-
-
-# --- trigger
-
-
-def record(violations: list[str], version: int = 1, status: str = "no_drift") -> trigger.WindowRecord:
-    return trigger.WindowRecord(
-        adapter="support", start="s", end="e", rows=300, drift_status=status, drifted=[], audited=90, violations=violations,
-        version=version, fire=False, reasons=[],
-    )  # fmt: skip
-
-
-BAD = ["accuracy fell"]
-
-
-@pytest.mark.parametrize(
-    ("history", "failures_", "audited", "fires", "words"),
-    [
-        ([record([]), record([]), record(BAD)], 100, 200, False, "1 of the last 3"),
-        ([record([]), record(BAD), record(BAD)], 100, 200, True, "2 of the last 3"),
-        ([record(BAD), record(BAD), record([])], 100, 200, False, "newest window does not violate"),
-        ([record(BAD), record(BAD)], 10, 200, False, "label 30 more"),
-        ([record(BAD), record(BAD)], 100, 100, False, "label 20 more"),
-        ([record(BAD, version=1), record(BAD, version=2)], 100, 200, False, "of v2 violate"),
-        ([record(BAD), record(BAD, status="logging_broken")], 100, 200, False, "logging is broken"),
-        ([record([], status="not_enough_data")], 100, 200, False, "not enough data"),
-    ],
-)
-def test_the_trigger_fires_only_with_reason(history: list, failures_: int, audited: int, fires: bool, words: str) -> None:
-    champion = history[-1].version
-    decision = trigger.decide(history, policy=PARAMS.trigger, new_failures=failures_, unread_audit=audited, champion=champion)
-    assert decision.fire == fires
-    assert words in " ".join(decision.reasons)
-
-
-def test_without_a_champion_the_trigger_holds_and_says_what_to_do() -> None:
-    decision = trigger.decide([record(BAD)] * 3, policy=PARAMS.trigger, new_failures=100, unread_audit=200, champion=None)
-    assert not decision.fire
-    assert "retrain repro support" in decision.reasons[0]
-
-
-# --- drift and data checks
-
-
-def window(n: int, prompt: str, label: str = "a") -> pd.DataFrame:
+def window(n: int, prompt: str, label: str = "a") -> Rows:
     rows = [
         {"request_id": f"{label}{i}", "prompt": f"{prompt} {i}", "response": label, "latency_ms": 100.0 + i} for i in range(n)
     ]
-    return log(rows)
+    return Rows.of_frame(pd.DataFrame(rows))
 
 
 def test_one_column_that_cannot_be_compared_takes_no_other_down() -> None:
@@ -168,21 +73,3 @@ def test_one_column_that_cannot_be_compared_takes_no_other_down() -> None:
     assert report.status == "drift"
     assert by_name["response"].status == "drift"
     assert by_name["confidence"].status == "not_computable"
-
-
-def test_too_few_rows_and_blank_answers_are_neither_drift_nor_no_drift() -> None:
-    quiet = window(150, "where is my parcel")
-    assert drift.measure(quiet, quiet, quiet.head(5), drift=PARAMS.drift, html=None).status == "not_enough_data"
-    blank = quiet.assign(response=" ")
-    assert drift.measure(quiet, quiet, blank, drift=PARAMS.drift, html=None).status == "logging_broken"
-    assert drift.measure(quiet, None, quiet.head(0), drift=PARAMS.drift, html=None).status == "not_enough_data"
-
-
-def test_an_empty_or_blank_table_passes_no_expectations() -> None:
-    quiet = window(150, "where is my parcel").assign(timestamp=pd.Timestamp("2026-03-01T00:00:00Z"))
-    assert check_logs(quiet, min_rows=100).passed
-    assert not check_logs(quiet.head(0), min_rows=100).passed
-    assert not check_logs(quiet.assign(prompt="  "), min_rows=100).passed
-    assert not check_examples([], labels=("a",)).passed
-    assert not check_examples([example("hello", "zzz")], labels=("a",)).passed
-    assert check_examples([example("hello", "a")], labels=("a",)).passed

@@ -47,7 +47,8 @@ def attempt(day: int, status: Any = "passed", at: str | None = None) -> ledger.A
     end = (history.FIRST + timedelta(days=day)).strftime("%Y-%m-%dT%H-%M-%SZ")
     return ledger.Attempt(
         at=at or history._at(day), adapter="support", purpose="first", end=end, commit="c" * 40, digest=f"d{day}",
-        status=status, promote=status == "passed", dataset="data", audit=None, champion=None, why="It is better.",
+        status=status,
+        promote=status == "passed", dataset="data", audit=None, champion=None, why="It is better.",
     )  # fmt: skip
 
 
@@ -93,8 +94,9 @@ def test_every_window_attempt_move_label_and_dataset_is_in_the_story(space: Work
         assert f'href="#w-{window["end"]}"' in html
     for words in (
         "support-v1 serves", "support-v2 serves", "A candidate was refused", "A candidate passed the gate",
-        "Back from v2 to v1", "Forward again from v1 to v2", "3 labels admitted", "gift_card (94 rows",
-        "239 failure cases collected", "Fire: a retraining",
+        "Back from v2 to v1",
+        "Forward again from v1 to v2", "3 labels admitted", "gift_card (94 rows", "239 failure cases collected",
+        "Fire: a retraining",
         "new in the traffic: gift card codes, 0% -&gt; 11% of traffic", "label 59 more",
     ):  # fmt: skip
         assert words in html, words
@@ -281,14 +283,17 @@ def test_no_colour_of_the_drawing_is_fixed(html: str) -> None:
 def test_a_phone_shows_it_without_sideways_scrolling(space: Workspace, tmp_path: Path, html: str) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium on PATH (apt-get install chromium): how the page looks on a phone was not checked")
-    beyond = "const d = document.documentElement; document.title = 'beyond ' + (d.scrollWidth - d.clientWidth)"
-    measure = f"<script>onload = () => {{ {beyond} }}</script>"
+        pytest.skip("no chromium on PATH: how the page looks on a phone was not checked (apt-get install chromium)")
+    measure = (
+        "<script>onload = () => { const d = document.documentElement;"
+        " document.title = 'beyond ' + (d.scrollWidth - d.clientWidth) }</script>"
+    )
     page = html.replace("<meta http-equiv", "<meta name").replace("<details>", "<details open>") + measure
     frame = tmp_path / "frame.html"
     (tmp_path / "page.html").write_text(page)
-    shown = 'src="page.html" width="390" height="900" onload="document.title=frames[0].document.title"'
-    frame.write_text(f"<iframe {shown}></iframe>")
+    frame.write_text(
+        '<iframe src="page.html" width="390" height="900" onload="document.title=frames[0].document.title"></iframe>'
+    )
     flags = ["--headless", "--no-sandbox", "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom"]
     done = subprocess.run([chromium, *flags, frame.as_uri()], capture_output=True, text=True, timeout=60)
     assert "<title>beyond 0</title>" in done.stdout

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,34 @@ def test_training_rows_that_are_sent_again_are_stored_once(registry):
     assert [metric.value for metric in registry.client.get_metric_history(run_id, "loss")] == [row["loss"] for row in rows]
     run = registry.client.get_run(run_id)
     assert (run.info.status, run.data.metrics["exact"], run.data.tags["why"]) == ("FINISHED", 0.9, "done")
+
+
+def test_trainings_come_back_oldest_first_with_their_times_and_nothing_else(registry):
+    first, second = (registry.start_training("cost", {"end": f"2026-03-0{day}T00-00-00Z"}) for day in (1, 2))
+    registry.finish(first, "FINISHED", {}, {"verdict": "failed"}, [])
+    registry.log_window("cost", window(1), {}, [])
+    registry.start_training("cost", {"digest": "registered by hand"})
+    found = registry.training_runs("cost", 9)
+    assert [(run.id, run.status) for run in found] == [(first, "FINISHED"), (second, "RUNNING")]
+    assert found[0].start <= found[0].end <= datetime.now(UTC)
+    assert found[1].end is None
+    assert (found[0].tags["verdict"], found[0].tags["end"]) == ("failed", "2026-03-01T00-00-00Z")
+    assert [run.id for run in registry.training_runs("cost", 1)] == [second]
+    assert registry.training_runs("never", 9) == []
+
+
+def test_a_training_whose_process_died_ended_when_it_last_logged_something(registry):
+    dead = registry.start_training("died", {"end": "x"})
+    child = subprocess.Popen(["true"])
+    child.wait()
+    registry.client.set_tag(dead, "pid", str(child.pid))
+    started = registry.training_runs("died", 1)[0].start
+    last = started + timedelta(seconds=90)
+    registry.log_rows(
+        dead, [{"step": n, "time": int(t.timestamp() * 1000), "loss": 1.0} for n, t in enumerate((started, last))]
+    )
+    registry.close_stale("died")
+    assert registry.training_runs("died", 1)[0].end == last
 
 
 def test_only_runs_of_dead_processes_are_closed(registry):

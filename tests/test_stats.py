@@ -2,7 +2,9 @@
 
 import math
 import random
+from functools import partial
 
+import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, norm
@@ -125,3 +127,56 @@ def test_exact_test_keeps_its_level_under_chance() -> None:
     rng = random.Random(0)
     pairs = [(sum(rng.random() < 0.5 for _ in range(20)), 20) for _ in range(2000)]
     assert sum(stats.mcnemar_p(b, n - b) <= 0.05 for b, n in pairs) / 2000 < 0.05
+
+
+# --- planning
+
+
+def outcomes(n: int, won: float, lost: float, draws: int) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(0)
+    return [(int(b), int(c)) for b, c, _ in rng.multinomial(n, [won, lost, 1 - won - lost], draws)]
+
+
+@pytest.mark.parametrize(("n", "won", "lost"), [(120, 0.19, 0.01), (200, 0.075, 0.01), (400, 0.06, 0.03), (90, 0.2, 0.0)])
+def test_power_of_the_success_check_is_what_simulation_finds(n: int, won: float, lost: float) -> None:
+    passed = [stats.mcnemar_p(b, c) <= 0.05 and (b - c) / n >= 0.02 - 1e-12 for b, c in outcomes(n, won, lost, 2000)]
+    assert stats.power_superior(n, won=won, lost=lost, level=0.05, min_effect=0.02) == pytest.approx(np.mean(passed), abs=0.03)
+
+
+@pytest.mark.parametrize(("n", "won", "lost"), [(150, 0.07, 0.07), (120, 0.03, 0.03), (200, 0.04, 0.12), (40, 0.0, 0.0)])
+def test_power_of_a_guardrail_is_what_simulation_finds(n: int, won: float, lost: float) -> None:
+    passed = [stats.non_inferior(b, c, n, margin=0.08)[1] < 0.05 for b, c in outcomes(n, won, lost, 2000)]
+    assert stats.power_non_inferior(n, won=won, lost=lost, margin=0.08, level=0.05) == pytest.approx(np.mean(passed), abs=0.03)
+
+
+def test_the_minimum_effect_costs_power_where_the_gain_is_near_it() -> None:
+    free, asked = (stats.power_superior(3000, won=0.04, lost=0.015, level=0.05, min_effect=e) for e in (0.0, 0.025))
+    assert free > 0.99
+    assert asked == pytest.approx(0.5, abs=0.05)
+
+
+def test_rows_needed_are_the_fewest_that_give_the_power() -> None:
+    passes = partial(stats.power_superior, won=0.075, lost=0.01, level=0.05, min_effect=0.02)
+    n = stats.rows_needed(passes, power=0.8, least=30)
+    assert n is not None
+    assert passes(n) >= 0.8 > passes(n - 1)
+    assert n == pytest.approx(stats.rows_for_superiority(discordant=0.085, gain=0.065, level=0.05, power=0.8), rel=0.1)
+    assert stats.rows_needed(passes, power=0.8, least=500) == 500
+    hopeless = partial(stats.power_superior, won=0.02, lost=0.01, level=0.05, min_effect=0.02)
+    assert stats.rows_needed(hopeless, power=0.8, least=30) is None
+
+
+# --- a fall below the reference
+
+
+def test_a_fall_against_a_large_reference_is_the_binomial_tail_in_mid_p() -> None:
+    exact = binom.cdf(8, 20, 0.7) - 0.5 * binom.pmf(8, 20, 0.7)
+    assert stats.fall_p(8, 20, 700_000, 1_000_000) == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_fall_against_few_rows_is_weighed_by_them() -> None:
+    assert stats.fall_p(80, 100, 90, 100) > stats.fall_p(80, 100, 900, 1000)
+    assert stats.fall_p(9, 10, 10, 10) > 0.1  # one of ten wrong says nothing about a reference without a fault in ten
+    assert stats.fall_p(9, 10, 1000, 1000) < 0.01
+    with pytest.raises(ValueError):
+        stats.fall_p(11, 10, 5, 10)

@@ -45,3 +45,11 @@ def test_the_last_full_window_has_ended_and_the_next_begins_where_it_ends() -> N
     assert last_full(datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC), 24) == DAY
     assert following(DAY) == last_full(datetime(2026, 3, 3, 12, tzinfo=UTC), 24)
     assert last_full(datetime(2026, 3, 2, 0, 59, tzinfo=UTC), 0.5).length == timedelta(minutes=30)
+
+
+def test_a_window_of_airflows_own_times_stays_aware_when_it_is_moved() -> None:
+    pendulum = pytest.importorskip("pendulum", reason="pendulum comes with Airflow, which is not installed here")
+    start = pendulum.datetime(2026, 3, 1, tz="UTC")
+    for window in (Window(start, start.add(days=1)), of_interval(start, start.add(days=1))):
+        later = window.end + timedelta(hours=1)
+        assert type(window.end) is datetime and later > datetime(2026, 3, 2, tzinfo=UTC)

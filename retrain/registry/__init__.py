@@ -1,11 +1,11 @@
-"""The only MLflow file: runs, windows, versions, aliases.
+"""The only MLflow package: runs, windows, versions, aliases.
 
 MLflow is a projection: which version serves is in the ledger (`follow` makes the aliases say the same), and a version is
 found by the digest of its bytes, never by its name. Order of every registration: upload, fetch and hash, record.
 """
 
 import functools
-import logging
+import itertools
 import math
 import os
 import shutil
@@ -14,28 +14,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from filelock import FileLock
-
-from retrain.errors import IntegrityError, RetrainError
+from retrain.errors import DataError, IntegrityError, RetrainError
 from retrain.ledger import LedgerState
 from retrain.params import Mlflow
 from retrain.process import alive
 from retrain.records import from_stamp, parse_time, read_json, stamp, verify_folder
+from retrain.registry.local import database, quiet
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}
 BATCH = 900  # metrics of one request; MLflow refuses more than 1,000
 
 
@@ -45,6 +37,17 @@ class Version:
 
     version: int
     digest: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training, with its evaluation; `end` is None while it runs. Status is MLflow's word."""
+
+    id: str
+    start: datetime
+    end: datetime | None
+    status: str
     tags: dict[str, str]
 
 
@@ -89,13 +92,13 @@ class Registry:
 
         A server is first asked by the first call: dead, it costs about two timeouts (mlflow.timeout, seconds) at most.
         """
-        _quiet(mlflow.timeout)
+        quiet(mlflow.timeout)
         from mlflow import MlflowClient
 
         if mlflow.uri is not None:
             return cls(mlflow.uri, None, MlflowClient(mlflow.uri, mlflow.uri))
         folder = Path(root).absolute() / ".retrain" / "mlflow"
-        uri = f"sqlite:///{_database(folder)}"
+        uri = f"sqlite:///{database(folder)}"
         return cls(uri, folder / "artifacts", MlflowClient(uri, uri))
 
     # --- runs
@@ -175,7 +178,7 @@ class Registry:
             return dict(read_json(Path(self.client.download_artifacts(run.id, "window.json", folder))))
 
     @_called
-    def training_runs(self, adapter: str) -> list[Run]:
+    def ended_trainings(self, adapter: str) -> list[Run]:
         """All training runs that ended, oldest first."""
         found = self._search(adapter, "tags.kind = 'train' and attributes.status = 'FINISHED'", ("attributes.start_time ASC",))
         return [_run(run) for run in found]
@@ -192,6 +195,12 @@ class Registry:
     def start_training(self, adapter: str, tags: Mapping[str, object]) -> str:
         """A RUNNING run that carries this process's pid and host; `finish` or `close_stale` ends it."""
         return self._start(adapter, "train", f"train {tags.get('end', '')}".strip(), tags)
+
+    @_called
+    def training_runs(self, adapter: str, n: int) -> list[TrainingRun]:
+        """The last n trainings by their start, oldest first, failed ones too: what retraining has cost."""
+        found = self._search(adapter, "tags.kind = 'train' and tags.end != ''", ("attributes.start_time DESC",))
+        return [_training(run) for run in itertools.islice(found, n)][::-1]
 
     @_called
     def log_rows(self, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -234,14 +243,45 @@ class Registry:
         stale = [run.info.run_id for run in self._search(adapter, here, ()) if not alive(run.data.tags.get("pid", ""))]
         for run_id in stale:
             self.client.set_tag(run_id, "why", "its process died")
-            self.client.set_terminated(run_id, "FAILED")
+            self.client.set_terminated(run_id, "FAILED", end_time=self._last_sign(run_id))
         return stale
+
+    def _last_sign(self, run_id: str) -> int:
+        """When a run last logged something (epoch ms): found days after it died, it has not cost days."""
+        run = self.client.get_run(run_id)
+        times = [m.timestamp for name in run.data.metrics for m in self.client.get_metric_history(run_id, name)[-1:]]
+        return max([run.info.start_time, *times])
 
     @_called
     def run_of(self, adapter: str, digest: str) -> str | None:
         """The training run whose candidate has this digest; None where MLflow was down when it trained."""
         found = self._search(adapter, f"tags.kind = 'train' and tags.digest = '{digest}'", ("attributes.start_time ASC",))
         return next((str(run.info.run_id) for run in found), None)
+
+    # --- traces
+
+    @_called
+    def trace_page(
+        self, experiment: str, filters: str, *, bodies: bool, token: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of an experiment's finished traces, oldest first, as plain rows, and the token of the next page.
+
+        bodies: with request and response, as JSON; without, pages are light. Of the assessments the valid ones.
+        """
+        found = self._find_experiment(experiment)
+        if found is None:
+            raise DataError(
+                f"MLflow at {self.uri} has no experiment {experiment!r} (params.yaml, logs.uri): name one that is there"
+            )
+        page = self.client.search_traces(
+            locations=[found],
+            filter_string=" AND ".join(filter(None, ["attributes.status != 'IN_PROGRESS'", filters])),
+            order_by=["attributes.timestamp_ms ASC"],
+            max_results=500,
+            include_spans=bodies,
+            page_token=token,
+        )
+        return [_trace_row(trace, bodies) for trace in page], page.token or None
 
     # --- versions
 
@@ -338,6 +378,36 @@ class Registry:
         return dst
 
 
+def _training(run: Any) -> TrainingRun:
+    start, end = (
+        None if ms is None else datetime.fromtimestamp(ms / 1000, UTC) for ms in (run.info.start_time, run.info.end_time)
+    )
+    return TrainingRun(run.info.run_id, start or datetime.now(UTC), end, run.info.status, dict(run.data.tags))
+
+
+def _trace_row(trace: Any, bodies: bool) -> dict[str, Any]:
+    info = trace.info
+    said = [one for one in info.assessments if one.valid is not False and (one.feedback or one.expectation) is not None]
+    return {
+        "trace_id": info.trace_id,
+        "request_time": int(info.request_time),
+        "execution_duration": info.execution_duration,
+        "state": str(info.state),
+        "trace_metadata": dict(info.trace_metadata),
+        "tags": dict(info.tags),
+        "assessments": [
+            {
+                "name": one.name,
+                "value": (one.feedback or one.expectation).value,
+                "human": one.source.source_type == "HUMAN",
+                "at": int(one.last_update_time_ms),
+            }
+            for one in said
+        ],
+        **({"request": trace.data.request, "response": trace.data.response} if bodies else {}),
+    }
+
+
 def _run(run: Any) -> Run:
     info, data = run.info, run.data
     return Run(str(info.run_id), str(info.experiment_id), int(info.start_time), dict(data.tags), dict(data.metrics))
@@ -352,42 +422,3 @@ def _stamp(text: str) -> str:
         return stamp(from_stamp(text))
     except ValueError:
         return stamp(parse_time(text))
-
-
-def _quiet(timeout: int) -> None:
-    """Before MLflow is imported: no telemetry, bars or chatter, no pickles, and a dead server fails in seconds."""
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    os.environ.update({**QUIET, **bounds})
-    for name in ("mlflow", "alembic", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _database(folder: Path) -> Path:
-    """folder/mlflow.db, made once: under a lock, for six first starts at once ruin the file, and renamed when complete."""
-    path = folder / "mlflow.db"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "mlflow.db.lock"):
-            if not path.exists():
-                _create_database(folder / "mlflow.db.new")
-                os.replace(folder / "mlflow.db.new", path)
-    return path
-
-
-def _create_database(path: Path) -> None:
-    """All of MLflow's migrations without waiting for the disk after each: 1.4 s instead of 6.0."""
-    from mlflow import MlflowClient
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    def hurry(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    path.unlink(missing_ok=True)  # half of one, from a process that was killed
-    event.listen(Engine, "connect", hurry)
-    try:
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    finally:
-        event.remove(Engine, "connect", hurry)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -1,0 +1,84 @@
+"""Any log table as the loop sees it: one set of Ibis expressions on DuckDB, PostgreSQL or Spark.
+
+A row that cannot be used never stops a window: it is quarantined with file, line and reason, without its content.
+Filtering, counting, sampling, copies and feedback that joins are the engine's work; only rows asked for are fetched.
+"""
+
+import difflib
+from pathlib import Path
+
+from monitoring.sources.columns import Canon
+from monitoring.sources.databases import (
+    POSTGRES,
+    SPARK,
+    connect_postgres,
+    connect_spark,
+    open_postgres,
+    open_spark,
+    shown,
+)
+from monitoring.sources.engines import Engine, Postgres, Spark, md5
+from monitoring.sources.files import Folder, connect, open_files
+from monitoring.sources.mapping import COLUMNS, TYPES, Places, of_feedback, of_logs
+from monitoring.sources.rows import BadRow, Rows, Source
+from monitoring.sources.table import Counts, LogTable
+from monitoring.sources.traces import TRACES, export
+from retrain.errors import ParamsError
+from retrain.params import Logs
+
+__all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Rows", "md5", "open_logs"]
+
+
+def open_logs(logs: Logs, *, root: Path, adapter: str) -> LogTable:
+    """The log table that params `logs` describes, for one adapter; nothing is fetched yet.
+
+    Raises DataError where there is no such file, table or column, ParamsError where mapping, zone or address is not known.
+    """
+    root = Path(root)
+    engine = _connect(logs.uri)
+    _check_zone(engine, logs.timezone)
+    canon = Canon(engine, logs.timezone)
+    source = _open(logs.uri.replace("{adapter}", adapter), root, canon, of_logs(logs), "logs")
+    feedback = None
+    if logs.feedback is not None:
+        uri = logs.feedback.uri.replace("{adapter}", adapter)
+        if _store(uri) != _store(logs.uri.replace("{adapter}", adapter)):
+            raise ParamsError(
+                f"logs.feedback.uri is {shown(uri)} (params.yaml), logs.uri is {shown(logs.uri)}: they join inside one engine,"
+                " so both must be files, or tables of one PostgreSQL database, or Spark"
+            )
+        feedback = _open(uri, root, canon, of_feedback(logs, logs.feedback), "feedback")
+    return LogTable(source, feedback, adapter)
+
+
+def _store(uri: str) -> str:
+    """What two tables must share to be joined."""
+    if uri.startswith(POSTGRES):
+        return uri.partition("?")[0]
+    return SPARK if uri.startswith(SPARK) else "files"
+
+
+def _connect(uri: str) -> Engine:
+    if uri.startswith(POSTGRES):
+        return connect_postgres(uri)
+    return connect_spark() if uri.startswith(SPARK) else connect()
+
+
+def _open(uri: str, root: Path, canon: Canon, places: Places, table: str) -> Source:
+    engine = canon.engine
+    if isinstance(engine, Postgres):
+        return open_postgres(engine, uri, places, canon)
+    if isinstance(engine, Spark):
+        return open_spark(engine, uri.removeprefix(SPARK), root, places, canon)
+    if uri.startswith(TRACES):
+        uri = str(export(uri.removeprefix(TRACES), root, places) / "*.parquet")
+    return open_files(engine, Folder.of(uri, root, engine.connection), places, canon, table)  # type: ignore[arg-type]
+
+
+def _check_zone(engine: Engine, zone: str | None) -> None:
+    known = engine.zones() if zone else []
+    if zone and zone not in known:
+        near = difflib.get_close_matches(zone, known, n=1)
+        raise ParamsError(
+            f"logs.timezone is {zone!r} (params.yaml), no known zone{f': did you mean {near[0]!r}?' if near else ''}"
+        )

@@ -1,0 +1,147 @@
+"""Rows of a log table that nobody has fetched yet, and where they come from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import ibis
+from pydantic import BaseModel, ConfigDict
+
+from monitoring.sources.columns import Canon, Cell
+from monitoring.sources.engines import Engine, md5
+from monitoring.sources.mapping import COLUMNS, SECONDS, TIMES, TYPES
+from retrain.errors import ParamsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDEST = timedelta(hours=16)  # no zone is further from UTC
+
+
+class BadRow(BaseModel):
+    """Where a row that cannot be used stands, and why; never what it says. Line 0: the whole file, or a database."""
+
+    model_config = ConfigDict(frozen=True)
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A raw table and its cells; cells None: its columns are ours already."""
+
+    raw: Any
+    cells: dict[str, list[Cell]] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Parts on one engine that together are a table; tails are what is not whole yet."""
+
+    engine: Engine
+    canon: Canon
+    parts: list[Part]
+    tails: tuple[BadRow, ...] = ()
+
+    def scan(self, near: tuple[datetime, datetime] | None = None) -> Any:
+        """file, line, columns, bad and reason of all rows; near: rows far outside [start, end) may be left out."""
+        tables = [self._scan(part, near) for part in self.parts]
+        return tables[0] if len(tables) == 1 else ibis.union(*tables)
+
+    def _scan(self, part: Part, near: tuple[datetime, datetime] | None) -> Any:
+        if part.cells is None:
+            return part.raw
+        raw = part.raw
+        if near is not None and (hint := _hint(part.cells.get("timestamp", []), *near)) is not None:
+            raw = raw.filter(hint)
+        return raw.select(file=raw.file, line=raw.line, **self.canon.columns(part.cells))
+
+    def count(self) -> int:
+        return sum(int(self.engine.run(part.raw.count())) for part in self.parts)
+
+
+def _hint(times: list[Cell], start: datetime, end: datetime) -> Any | None:
+    """A bound on the raw column of times, which its store can use to skip data; None where there is none."""
+    if len(times) != 1 or times[0].loose:
+        return None
+    value, unit = times[0].value, times[0].place.unit
+    kind = value.type()
+    if unit is not None and kind.is_numeric():
+        first, last = (time.timestamp() * SECONDS[unit] for time in (start, end))
+        return (value >= int(first) - 1) & (value <= int(last) + 1)
+    if unit is None and kind.is_timestamp() and kind.timezone is None:
+        early, late = ((time + wide).replace(tzinfo=None) for time, wide in ((start, -WIDEST), (end, WIDEST)))
+        return (value >= ibis.literal(early)) & (value <= ibis.literal(late))
+    return None
+
+
+class Rows:
+    """Rows with COLUMNS, each request once: an Ibis expression `expr`, which stays in the engine until something is asked."""
+
+    def __init__(self, expr: Any, engine: Engine) -> None:
+        self.expr = expr
+        self.engine = engine
+
+    @classmethod
+    def of_frame(cls, frame: "pd.DataFrame") -> "Rows":
+        """The rows of a DataFrame that has some of COLUMNS; the others are missing values. Times must be aware."""
+        import pandas as pd
+        import pyarrow as pa
+
+        from monitoring.sources.files import connect
+
+        columns = {}
+        for name in COLUMNS:
+            values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype=object)
+            if name in TIMES:
+                values = _aware(name, values)
+                columns[name] = pa.array(values, pa.timestamp("us", "UTC"), from_pandas=True)
+            else:
+                columns[name] = pa.array(values, pa.float64() if TYPES[name] == "float64" else pa.string(), from_pandas=True)
+        engine = connect()
+        return cls(engine.connection.create_table("frame", pa.table(columns), temp=True), engine)
+
+    def where(self, predicate: Callable[[Any], Any]) -> "Rows":
+        """Those for which a condition holds; predicate makes it from the table."""
+        return Rows(self.expr.filter(predicate(self.expr)), self.engine)
+
+    def count(self) -> int:
+        return int(self.engine.run(self.expr.count()))
+
+    def sample(self, n: int, salt: str) -> "pd.DataFrame":
+        """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine."""
+        ordered = self.expr.mutate(draw=md5(ibis.literal(salt) + self.expr.request_id))
+        chosen = ordered.order_by("draw", "request_id").limit(n)
+        return _tidy(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
+
+    def frame(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """All of them, by timestamp, then request_id: for few rows."""
+        wanted = list(columns or COLUMNS)
+        needed = list(dict.fromkeys([*wanted, "timestamp", "request_id"]))
+        return _tidy(self.engine.run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
+
+
+def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
+    """The same types whatever the engine: aware times, float64, text or None."""
+    import pandas as pd
+
+    frame = frame[list(columns)].reset_index(drop=True)
+    for name in columns:
+        if name in TIMES:
+            frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
+        elif TYPES[name] == "float64":
+            frame[name] = frame[name].astype("float64")
+        else:
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def _aware(name: str, values: Any) -> Any:
+    import pandas as pd
+
+    times = pd.to_datetime(values)
+    if len(times) and getattr(times.dtype, "tz", None) is None and times.notna().any():
+        raise ParamsError(f"{name} of the frame has no time zone: localise it first")
+    return times if getattr(times.dtype, "tz", None) else pd.to_datetime(values, utc=True)

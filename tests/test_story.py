@@ -1,0 +1,95 @@
+"""A demo on any labelled CSV pair: labels that YAML would misread, rows that are no rows, and who is taught what."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from retrain import params, story
+from retrain.errors import DataError, ParamsError
+from retrain.records import question_key
+
+ODD = [
+    "yes",
+    "no",
+    "1",
+    "2.5",
+    "null",
+    "12:30",
+    "card",
+    "card lost",
+    "Card: lost & found",
+    "é/à",
+    "-x",
+    "#tag",
+    "it's",
+    "{c}",
+    "~",
+]
+
+
+def pair(folder: Path, labels: list[str], rows: int = 30) -> Path:
+    for name in ("train", "test"):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file).writerows(
+                [["text", "category"], *([f"{name} question {i} on {label}", label] for label in labels for i in range(rows))]
+            )
+    return folder
+
+
+def test_labels_that_yaml_reads_as_something_else_stay_labels(tmp_path: Path) -> None:
+    told = story.from_csv(pair(tmp_path, ODD), initial=len(ODD) - 1, arriving=1, per_intent=5, seed=0)
+    text = told.files["params.yaml"]
+    assert params.parse(text, "params.yaml").adapter("intents").labels == tuple(sorted(told.initial))
+    path = tmp_path / "params.yaml"
+    path.write_text(text, "utf-8")
+    params.add_label(path, "intents", "off")
+    assert params.parse(path.read_text("utf-8"), "params.yaml").adapter("intents").labels[-1] == "off"
+    assert "# " in text and text.count("\n") > 50  # comments and layout are kept
+
+
+def test_an_unquoted_label_that_is_no_text_says_to_quote_it(tmp_path: Path) -> None:
+    text = story.params_text("intents", ["a", "b"]).replace("- b\n", "- no\n")
+    with pytest.raises(ParamsError, match=r"adapters\.intents\.labels\.1 is False: .*put it in quotes"):
+        params.parse(text, "params.yaml")
+
+
+def test_who_trains_who_judges_and_what_users_ask_do_not_overlap(tmp_path: Path) -> None:
+    told = story.from_csv(
+        pair(tmp_path, [f"label {i}" for i in range(8)], rows=90), initial=5, arriving=2, per_intent=10, seed=1
+    )
+    files = {name: told.files[f"data/{name}"] for name in ("seed/intents.jsonl", "suites/intents/golden.jsonl")}
+    asked = {question_key(row["text"]) for row in told.traffic}
+    for text in files.values():
+        assert not any(row["text"] in text for row in told.test)
+    taught = params.parse(told.files["params.yaml"], "params.yaml").adapter("intents").labels
+    assert set(taught) == set(told.initial) and not set(told.arriving) & set(taught)
+    assert {row["label"] for row in told.traffic} == {*told.initial, *told.arriving}
+    assert len(asked) == len(told.traffic)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("a,b\n1,2\n", DataError, "must have text and category"),
+        ("text,category\n", ParamsError, "0 categories"),
+        ("text,category\nhello,\n,x\n", ParamsError, "0 categories"),
+    ],
+)
+def test_a_csv_without_rows_or_columns_says_so(tmp_path: Path, text: str, error: type[Exception], words: str) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(error, match=words):
+        story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
+
+
+def test_a_field_without_an_end_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('text,category\nhello,x\n"' + "word " * 40_000 + "\n")
+    with pytest.raises(DataError, match="is not CSV near line 2: field larger"):
+        story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
+
+
+def test_a_csv_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(b"text,category\nca\xe9,x\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)

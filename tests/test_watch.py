@@ -1,0 +1,124 @@
+"""Jobs on recorded windows: late rows and labels, missed windows, and what a window is compared with. Real git, DVC, MLflow."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from monitoring.trigger import WindowRecord
+from monitoring.windows import Window, following
+from retrain import ledger, measure, story, watch, workspace
+from retrain.records import stamp, write_jsonl
+from retrain.registry import Registry
+from retrain.workspace import Workspace
+
+DAY = timedelta(days=1)
+FIRST = Window(datetime(2026, 3, 2, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC))
+
+
+def rows(window: Window, n: int, name: str = "r", **fields: Any) -> list[dict[str, Any]]:
+    step = window.length / (n + 1)
+    return [
+        {
+            "request_id": f"{name}-{stamp(window.start)}-{i}", "timestamp": (window.start + step * (i + 1)).isoformat(),
+            "adapter": "support", "model_version": "support-v1", "prompt": f"where is my parcel number {i}", "response": "a",
+            "latency_ms": 100.0 + i % 7, **fields,
+        }
+        for i in range(n)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of the shipped `support` adapter without a champion."""
+    return workspace.init(tmp_path_factory.mktemp("watch") / "space", files=story.shipped().files)
+
+
+def send(space: Workspace, name: str, sent: list[dict[str, Any]]) -> None:
+    path = space.root / "logs" / "support" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(path, sent)
+
+
+def recorded(space: Workspace) -> list[WindowRecord]:
+    found = Registry.open(space.params.mlflow, space.root).windows("support", 50)
+    return [WindowRecord.model_validate(row) for row in found]
+
+
+def test_late_rows_are_counted_and_their_own_window_is_measured_again(made: Workspace) -> None:
+    second = following(FIRST)
+    send(made, "first", rows(FIRST, 150))
+    before = watch.monitor(made, "support", FIRST).record
+    send(made, "late", rows(FIRST, 30, "late"))
+    send(made, "second", rows(second, 120))
+    seen = watch.monitor(made, "support", second).record
+    assert (before.rows, seen.rows, seen.counts["late"]) == (150, 120, 30)
+    counts = seen.counts
+    assert counts["read"] == 300 == sum(counts[k] for k in ("used", "duplicates", "quarantined", "late", "outside"))
+    first = recorded(made)[0]
+    assert (first.rows, first.remeasured, first.fire, first.reasons) == (180, True, before.fire, before.reasons)
+    again = watch.monitor(made, "support", second).record
+    assert again.counts["late"] == 0 and not again.remeasured
+
+
+def test_missed_windows_are_pending_once_and_in_order(made: Workspace) -> None:
+    last = recorded(made)[-1]
+    end = datetime.strptime(last.end, "%Y-%m-%dT%H-%M-%SZ").replace(tzinfo=UTC)
+    now = Window(end + 2 * DAY, end + 3 * DAY)
+    assert watch.pending(made, "support", now) == [Window(end + i * DAY, end + (i + 1) * DAY) for i in range(3)]
+    assert watch.pending(made, "support", Window(end - DAY, end)) == [Window(end - DAY, end)]  # an old one stands alone
+    odd = Window(end + timedelta(hours=5), end + timedelta(hours=29))
+    assert watch.pending(made, "support", odd) == [odd]
+    far = Window(end + 900 * DAY, end + 901 * DAY)
+    assert len(watch.pending(made, "support", far)) == watch.MOST_MISSED + 1
+
+
+def site(made: Workspace, past: list[WindowRecord], attempt_end: datetime, version: int = 2) -> measure.Site:
+    """A site whose ledger and recorded windows are made up."""
+    tried = ledger.Attempt.model_construct(end=stamp(attempt_end), digest="d" * 64)
+    champion = ledger.Promotion.model_construct(adapter="support", version=version, digest="d" * 64)
+    state = ledger.LedgerState(champion=champion, previous=None, versions={}, attempts=(tried,))
+    opened = measure.Site.open(made, "support")
+    return measure.Site(
+        workspace=made, adapter="support", params=opened.params, logs=opened.logs, state=state, registry=opened.registry,
+        past=past, now=datetime.now(UTC),
+    )  # fmt: skip
+
+
+def record(window: Window, version: int, violations: list[str], drift: str = "no_drift", **fields: Any) -> WindowRecord:
+    return WindowRecord(
+        adapter="support", start=stamp(window.start), end=stamp(window.end), rows=150, drift_status=drift, drifted=[],
+        audited=0, violations=violations, version=version, fire=False, reasons=[], **fields,
+    )  # fmt: skip
+
+
+def test_the_reference_is_what_led_to_the_retraining_and_then_the_champions_own_quiet_windows(made: Workspace) -> None:
+    days = [Window(FIRST.start + i * DAY, FIRST.end + i * DAY) for i in range(9)]
+    for i, day in enumerate(days):
+        send(made, f"day {i}", rows(day, 120, f"day{i}"))
+    drifted = [record(day, 1, ["drift: x"], "drift") for day in days[1:3]]
+    quiet = [record(day, 2, []) for day in days[3:5]]
+    bad = [record(day, 2, ["drift: x"], "drift") for day in days[5:7]]
+    known = site(made, [record(days[0], 1, []), *drifted, *quiet, *bad], days[2].end)
+    times = known.inputs(days[7]).frame()["timestamp"]
+    assert (times.min() >= days[1].start, times.max() < days[4].end) == (True, True)
+    assert times.max() >= days[4].start
+    own = known.outputs(days[7])
+    assert own is None  # no row was answered by v2
+    assert [r.start for r in known._own(days[7])] == [stamp(day.start) for day in days[3:5]]
+
+
+def test_shares_are_compared_with_the_counts_of_the_champions_first_windows(made: Workspace) -> None:
+    days = [Window(FIRST.start + i * DAY, FIRST.end + i * DAY) for i in range(4)]
+    first = [
+        record(day, 2, [], accuracy=0.9, satisfaction=0.8).model_copy(update={"audited": 100, "feedback": 50})
+        for day in days[:2]
+    ]
+    unknown = record(days[2], 2, [], accuracy=0.1, known=False).model_copy(update={"audited": 100})
+    known = site(made, [*first, unknown], days[0].start)
+    from monitoring import quality
+
+    now = quality.Quality.model_construct(right=70, audited=100, satisfied=0, feedback=0, known=True)
+    (found,) = known.compared(days[3], now)
+    assert (found.signal, found.good, found.n, found.reference_good, found.reference_n) == ("accuracy", 70, 100, 180, 200)
+    assert known.compared(days[3], now.model_copy(update={"known": False})) == []
