@@ -55,13 +55,16 @@ def build(adapter):
 
         @task
         def promote(attempt):
-            from retrain import jobs
+            from retrain import jobs, projections
             from retrain.workspace import Workspace
 
-            if not attempt["promote"]:
+            workspace, promoted = Workspace.open(WORKSPACE), None
+            if attempt["promote"]:
+                promoted = jobs.promote(workspace, adapter).as_dict()
+            else:
                 print(f"not promoted: {attempt['why']}")
-                return None
-            return jobs.promote(Workspace.open(WORKSPACE), adapter).as_dict()
+            projections.refresh(workspace, adapter, panels=False, say=print)
+            return promoted
 
         promote(retrain(collect()))
 

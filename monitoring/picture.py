@@ -208,16 +208,11 @@ def _events(axis: Any, events: Sequence[Event], windows: Sequence[Seen], size: S
 
 
 def _dates(axis: Any, windows: Sequence[Seen], size: Size) -> None:
-    from matplotlib.dates import AutoDateLocator, num2date
-
+    """A date at the start of every so many windows: as many as fit."""
     few = windows[-1].end - windows[0].start < timedelta(days=3)
-
-    def words(value: float, _: int) -> str:
-        time = num2date(value, tz="UTC")
-        return f"{time:%H:%M}" if few and time.hour else f"{time.day} {time:%b}"
-
-    axis.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5 if size is NARROW else 9, tz="UTC"))
-    axis.xaxis.set_major_formatter(words)
+    starts = [window.start for window in windows[:: math.ceil(len(windows) / (4 if size is NARROW else 9))]]
+    words = [f"{time:%H:%M}" if few and time.hour else f"{time.day} {time:%b}" for time in starts]
+    axis.set_xticks(starts, words)
 
 
 def _link(over: Any, window: Seen) -> None:

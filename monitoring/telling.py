@@ -14,6 +14,7 @@ from retrain import ledger
 from retrain.records import from_stamp, parse_time
 
 LATE = 2.0  # window lengths after the newest window from which on a ledger line is not beside the windows any more
+SLICES = 8  # the largest ones; the others are in the window's record
 MOVES = (ledger.Promotion, ledger.Rollback)
 WINDOWS = {
     "fire": "Fire: a retraining is due",
@@ -97,15 +98,21 @@ def window_facts(window: Seen) -> tuple[tuple[str, str], ...]:
         found.append(("likely between", f"{percent(low)} and {percent(high)}"))
     elif not record.get("known", True):
         found.append(("right", "not yet known: its labels are too young"))
-    for name, key in (("accuracy, estimated without labels", "estimated_accuracy"), ("relevant answers", "relevance")):
-        if record.get(key) is not None:
-            found.append((name, percent(record[key])))
+    if record.get("estimated_accuracy") is not None:
+        found.append(("right, estimated without labels", percent(record["estimated_accuracy"])))
     if window.satisfaction is not None:
         found.append(("satisfied", percent(window.satisfaction)))
     if record.get("invalid") is not None:
         found.append(("invalid, refused or cut off", percent(record["invalid"])))
+    if record.get("relevance") is not None:
+        found.append(("likeness of question and answer", f"{record['relevance']:.2f} (mean cosine)"))
     if record.get("latency_p50") is not None:
         found.append(("seconds to answer, middle and slow", _seconds(record)))
+    slices = sorted((record.get("slices") or {}).items(), key=lambda item: -item[1].get("rows", 0))
+    for name, told in slices[:SLICES]:
+        found.append(
+            (name, f"{told.get('rows', 0):,} messages, {told.get('right', 0)} of {told.get('audited', 0)} checked right")
+        )
     for name, n in (record.get("counts") or {}).items():
         found.append((f"rows {name}", f"{n:,}"))
     found.append(("served by", f"v{record['version']}" if record.get("version") else "no champion"))

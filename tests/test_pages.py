@@ -245,6 +245,19 @@ def test_labels_too_young_are_not_known_yet_and_draw_no_point() -> None:
     assert "not yet known: its labels are too young" in page
 
 
+def test_what_a_window_measured_is_told_in_its_own_unit() -> None:
+    slices = {f"channel={n}": {"rows": n, "audited": 3, "right": 2} for n in range(20)}
+    window = seen(
+        1, relevance=0.31, estimated_accuracy=0.84, latency_p50=1200.0, latency_p95=4000.0, slices=slices, invalid=0.02
+    )
+    facts = dict(telling.window_facts(window))
+    assert facts["likeness of question and answer"] == "0.31 (mean cosine)"
+    assert facts["right, estimated without labels"] == "84%"
+    assert facts["seconds to answer, middle and slow"] == "1.20 and 4.00"
+    assert facts["channel=19"] == "19 messages, 2 of 3 checked right"
+    assert "channel=0" not in facts
+
+
 # --- how it looks
 
 
