@@ -60,7 +60,7 @@ def build(adapter):
 
             workspace, promoted = Workspace.open(WORKSPACE), None
             if attempt["promote"]:
-                promoted = jobs.promote(workspace, adapter).as_dict()
+                promoted = jobs.promote(workspace, adapter).promotion.as_dict()
             else:
                 print(f"not promoted: {attempt['why']}")
             projections.refresh(workspace, adapter, panels=False, say=print)

@@ -57,6 +57,7 @@ class Case:
     gates: params_.Gates
     state: ChampionState
     reference: str
+    attempt: int  # which one on this audit file, from 1
 
     def asked(self, suite: str) -> list[Prediction]:
         """Rows to compare on: the base is asked on a part of a suite only, a champion that is missing was not measured."""
@@ -68,7 +69,7 @@ class Case:
 
 def superior(case: Case, suite: str) -> Check:
     """Better than the reference by an exact paired test, at a level that all attempts on this audit file share."""
-    attempt = case.state.attempts + 1
+    attempt = case.attempt
     level = case.gates.level / (attempt * (attempt + 1))  # sums to gates.level over any number of attempts
     why_not = _why_not(case, suite, case.needed(suite))
     if why_not:

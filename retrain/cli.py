@@ -325,7 +325,7 @@ def promote(adapter: Name, workspace: Root = HERE) -> None:
     from retrain import jobs, projections
 
     space = _workspace(workspace)
-    print(f"{jobs.promote(space, adapter).tag} is champion", flush=True)
+    print(f"{jobs.promote(space, adapter).promotion.tag} is champion", flush=True)
     projections.refresh(space, adapter, panels=False, say=say)
 
 
@@ -340,7 +340,7 @@ def rollback(
     from retrain import jobs, projections
 
     space = _workspace(workspace)
-    print(f"{jobs.rollback(space, adapter, version=to, reason=reason).tag} serves again", flush=True)
+    print(f"{jobs.rollback(space, adapter, version=to, reason=reason).promotion.tag} serves again", flush=True)
     projections.refresh(space, adapter, panels=False, say=say)
 
 

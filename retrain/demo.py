@@ -185,9 +185,9 @@ def _admit(demo: Demo, record: WindowRecord) -> None:
 def _retrain(demo: Demo, end: datetime) -> None:
     """A run of retrain_<adapter>: collect, train, evaluate, gate, and promote or not; then what it left in git."""
     adapter, workspace = demo.story.adapter, demo.workspace
-    before = _head(workspace)
+    before = workspace.remote_head()
     demo.runs.run(f"retrain_{adapter}", end, {"end": end.isoformat()})
-    for line in git(workspace.root, "log", "--reverse", "--format=%h %s", f"{before}..{_head(workspace)}").splitlines():
+    for line in git(workspace.root, "log", "--reverse", "--format=%h %s", f"{before}..{workspace.remote_head()}").splitlines():
         demo.say(f"   git {line}")
     state = ledger.state(jobs.entries(workspace, adapter))
     attempt = state.attempts[-1]
@@ -205,11 +205,6 @@ def _retrain(demo: Demo, end: datetime) -> None:
     demo.verdicts.append(verdict.as_dict())
     if promoted or not demo.alternatives:
         demo.alternatives = {arm: {"suites": _of_arm(suites, arm), "test": {}} for arm in ("base", "prompted", "regression")}
-
-
-def _head(workspace: Workspace) -> str:
-    git(workspace.root, "fetch", "--quiet", workspace.remote, workspace.params.workspace.branch)
-    return git(workspace.root, "rev-parse", "FETCH_HEAD")
 
 
 def _of_arm(suites: dict[str, Any], arm: str) -> dict[str, Any]:
@@ -238,9 +233,9 @@ def _rollback(demo: Demo) -> None:
     adapter = demo.story.adapter
     try:
         back = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: show the way back")
-        demo.say(f"rolled back: {back.tag} serves")
+        demo.say(f"rolled back: {back.promotion.tag} serves")
         forward = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: and forward again")
-        demo.say(f"forward again: {forward.tag} serves")
+        demo.say(f"forward again: {forward.promotion.tag} serves")
     except NothingToDo as nothing:
         demo.say(str(nothing))
     demo.runs.run("guard_champion", demo.window.end)

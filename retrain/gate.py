@@ -33,7 +33,8 @@ def judge(
     if problems:  # nothing can be told from inputs that do not belong together
         return _verdict(state, [_bound_check(problems)], rows, bound, ())
     counting = {suite: [row for row in rows if row.suite == suite and row.excluded is None] for suite in SUITES}
-    case = Case(counting, gates, state, "base" if state.purpose == "first" else "champion")
+    reference = "base" if state.purpose == "first" else "champion"
+    case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
     checks = [_bound_check([]), *_checks(case, task, repair)]
     lost = [check.suite for check in checks if check.name == "non_inferior" and check.passed is False]
@@ -103,7 +104,7 @@ def _unbound(bound: dict[str, Any], state: ChampionState, rows: list[Prediction]
     for arm, digest in (("candidate", bound.get("adapter")), ("champion", state.digest)):
         if evaluated.get(arm, "missing") != digest:
             problems.append(f"the predictions are of {arm} {evaluated.get(arm)}, this one is {digest}: run dvc repro")
-    if bound.get("champion", "missing") != state.digest or bound.get("attempts") != state.attempts:
+    if bound.get("champion", "missing") != state.digest or bound.get("attempts") != state.earlier(bound.get("adapter")):
         problems.append("champion or attempts are not those of the champion's state file")
     return problems + _other_suites(bound, rows)
 
@@ -138,16 +139,17 @@ def binding(out: Path, state: ChampionState, rules: dict[str, Any]) -> dict[str,
     `params` covers the rules that the gate reads; those of training are in run.json, which the adapter's manifest covers.
     """
     run, metrics = read_json(out / "adapter" / "run.json"), read_json(out / "metrics.json")
+    adapter = file_digest(out / "adapter" / "manifest.json")
     suites = sorted((out / "suites").glob("*.jsonl"))
     return {
-        "adapter": file_digest(out / "adapter" / "manifest.json"),
+        "adapter": adapter,
         "base": run.get("base_digest"),
         "template": run.get("template_digest"),
         "dataset": run.get("dataset"),
         "suites": {path.stem: file_digest(path) for path in suites},
         "rows": {path.stem: sum(1 for _ in lines_of(path)) for path in suites},
         "champion": state.digest,
-        "attempts": state.attempts,
+        "attempts": state.earlier(adapter),
         "params": text_digest(dumps(rules, sort_keys=True)),
         "evaluated": {"candidate": metrics.get("candidate"), "champion": metrics.get("champion")},
     }

@@ -5,6 +5,7 @@ upload, verify, record, then point. Killed anywhere and run again, it converges.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from retrain import ledger, publish
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError
+from retrain.policies import Purpose
 from retrain.process import git
-from retrain.records import Example, file_digest, read_folder, read_json, read_jsonl, stamp, write_json, write_jsonl
+from retrain.records import Example, file_digest, read_examples, read_json, read_jsonl, stamp, write_json, write_jsonl
 from retrain.registry import Registry
-from retrain.verdict import Verdict, read_verdict
+from retrain.verdict import Verdict, parse_verdict, read_verdict
 from retrain.workspace import Clone, Workspace
 
 LOCK_WAIT = 5.0  # seconds: a job that lasts minutes is not waited for, the caller tries again
@@ -35,6 +37,18 @@ class Attempted:
     verdict: Verdict | None
     metrics: dict[str, Any]
     fresh: bool
+
+
+@dataclass(frozen=True)
+class Served:
+    """What serves after a promotion or rollback; `fresh` is False where the ledger had said so before.
+
+    `repaired`: the alias in MLflow said something else (a job died before it moved, or somebody moved it) and follows again.
+    """
+
+    promotion: ledger.Promotion
+    fresh: bool
+    repaired: bool
 
 
 def now() -> str:
@@ -54,46 +68,75 @@ def retrain(
     adapter: str,
     *,
     end: datetime,
+    purpose: Purpose = "improve",
     audited: Sequence[Example] = (),
     overrides: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> Attempted:
-    """Train a candidate on all live rows, put it before the gate and record the attempt; the same `end` twice is one."""
-    at = stamp(end)
+    """Train a candidate on all live rows, put it before the gate and record the attempt.
+
+    The same `end` twice is one attempt; one older than the newest attempt raises ParamsError. purpose is `first` whatever is
+    given, as long as nothing serves.
+    """
+    asked = _Asked(adapter, stamp(end), purpose, tuple(audited), tuple(overrides))
+    unpushed = workspace.unpushed()
+    if unpushed:
+        say(f"note: {unpushed}; a retraining uses what {workspace.remote} holds: commit and push what it shall see")
     with job(workspace, adapter, "retrain") as clone:
-        entries = ledger.read(clone.root, adapter)
-        known = next((e for e in entries if isinstance(e, ledger.Attempt) and e.end == at), None)
+        known = _known(clone, asked)
         if known:
-            return Attempted(known, None, {}, fresh=False)
+            return known
         os.environ["RETRAIN_CACHE"] = str(workspace.local / "answers")
-        paths = _inputs(clone, adapter, at, audited, overrides)
-        registry, run_id = publish.open_run(workspace, adapter, at, say)
+        paths = _inputs(clone, asked)
+        registry, run_id = publish.open_run(workspace, adapter, asked.at, say)
         try:
             with publish.published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):
                 clone.dvc("repro", f"gate@{adapter}", on_line=say)
-            attempted = _record(clone, adapter, at, paths)
-            clone.publish(lambda c: _again(c, adapter, at, audited, overrides), tries=TRIES)
+            made = [_record(clone, asked, paths)]
+            clone.publish(lambda c: made.append(_again(c, asked)), tries=TRIES)
         except BaseException as error:
             publish.finish(registry, run_id, "FAILED", {"why": str(error)[:500]}, {}, [], say)
             raise
-        _finish_attempt(registry, run_id, clone, adapter, attempted, say)
-        return attempted
+        if made[-1].fresh:
+            _finish_attempt(registry, run_id, clone, adapter, made[-1], say)
+        else:
+            publish.finish(registry, run_id, "KILLED", {"why": "another job recorded this attempt first"}, {}, [], say)
+        return made[-1]
 
 
-def _inputs(clone: Clone, adapter: str, at: str, audited: Sequence[Example], overrides: Sequence[str]) -> list[str]:
+@dataclass(frozen=True)
+class _Asked:
+    """What a retraining was asked for; `at` is the stamp of its end."""
+
+    adapter: str
+    at: str
+    purpose: Purpose
+    audited: tuple[Example, ...]
+    overrides: tuple[str, ...]
+
+
+def _known(clone: Clone, asked: _Asked) -> Attempted | None:
+    """The attempt that the ledger already has for this end."""
+    attempts = ledger.state(ledger.read(clone.root, asked.adapter)).attempts
+    known = next((attempt for attempt in attempts if attempt.end == asked.at), None)
+    newest = max((attempt.end for attempt in attempts), default="")
+    if known is None and asked.at < newest:
+        raise ParamsError(f"{asked.adapter} has an attempt at {newest}, {asked.at} is before that: attempts never go back")
+    return Attempted(known, None, {}, fresh=False) if known else None
+
+
+def _inputs(clone: Clone, asked: _Asked) -> list[str]:
     """Put this attempt's inputs into the clone: data, champion, purpose, audit file; what git has to commit for them."""
-    suites = f"data/suites/{adapter}"
+    adapter, suites = asked.adapter, f"data/suites/{asked.adapter}"
     clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"{suites}.dvc", f"data/failures/{adapter}.dvc", f"champion/{adapter}.dvc"])
     paths: list[str] = []
-    if overrides:
-        params_.set_values(clone.root / "params.yaml", list(overrides))
+    if asked.overrides:
+        params_.set_values(clone.root / "params.yaml", list(asked.overrides))
         paths.append("params.yaml")
-    folder = clone.root / suites / "audit"
-    unread = _unread(folder, audited)
-    if unread and not (folder / f"{at}.jsonl").exists():
-        write_jsonl(folder / f"{at}.jsonl", unread)
-        paths += clone.dvc_add(suites)
     entries = ledger.read(clone.root, adapter)
+    folder = clone.root / suites / "audit"
+    if _audit(folder, asked, ledger.state(entries).attempts):
+        paths += clone.dvc_add(suites)
     serving = ledger.state(entries).champion
     state_file = clone.root / "champion" / f"{adapter}.json"
     if serving and read_json(state_file)["digest"] != serving.digest:
@@ -104,24 +147,39 @@ def _inputs(clone: Clone, adapter: str, at: str, audited: Sequence[Example], ove
         {
             "schema": 1,
             "adapter": adapter,
-            "purpose": "improve" if serving else "first",
+            "purpose": asked.purpose if serving else "first",
             "version": serving.version if serving else None,
             "digest": serving.digest if serving else None,
-            "attempts": ledger.attempts_on(entries, audit),
+            "attempts": ledger.tried_on(entries, audit),
             "audit": audit,
         },
     )
     return [*paths, f"champion/{adapter}.json"]
 
 
-def _unread(folder: Path, audited: Sequence[Example]) -> list[Example]:
-    """Audited rows that no earlier audit file holds, by request id."""
-    read = {origin.request_id for row in read_folder(folder) for origin in row.origins}
-    return [row for row in audited if not any(origin.request_id in read for origin in row.origins)]
+def _audit(folder: Path, asked: _Asked, attempts: Sequence[ledger.Attempt]) -> bool:
+    """Write this attempt's audit file: audited rows that no verdict has read; False where nothing is new.
+
+    A file that no verdict came of (`not_evaluated`: too few rows, mostly) has not been read: its rows move into the new one.
+    """
+    files = {path.stem: read_examples(path) for path in sorted(folder.glob("*.jsonl"))}
+    if asked.at in files:
+        return False
+    tried = {attempt.audit for attempt in attempts}
+    waiting = [stem for stem in files if stem in tried and stem not in {a.audit for a in ledger.judged(attempts)}]
+    held = {origin.request_id for rows in files.values() for row in rows for origin in row.origins}
+    new = [row for row in asked.audited if not any(origin.request_id in held for origin in row.origins)]
+    if not new:
+        return False
+    write_jsonl(folder / f"{asked.at}.jsonl", [*(row for stem in waiting for row in files[stem]), *new])
+    for stem in waiting:
+        (folder / f"{stem}.jsonl").unlink()
+    return True
 
 
-def _record(clone: Clone, adapter: str, at: str, paths: Sequence[str]) -> Attempted:
+def _record(clone: Clone, asked: _Asked, paths: Sequence[str]) -> Attempted:
     """Commit what reproduces the attempt, then its ledger line."""
+    adapter, at = asked.adapter, asked.at
     out = clone.root / "out" / adapter
     verdict, metrics, run = (
         read_verdict(out / "verdict.json"),
@@ -159,11 +217,14 @@ def predictions(workspace: Workspace, adapter: str, commit: str) -> list[dict[st
         return read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl")
 
 
-def _again(clone: Clone, adapter: str, at: str, audited: Sequence[Example], overrides: Sequence[str]) -> None:
+def _again(clone: Clone, asked: _Asked) -> Attempted:
     """The branch moved: own inputs back, reproduce (the run cache makes it seconds), commit."""
-    paths = _inputs(clone, adapter, at, audited, overrides)
-    clone.dvc("repro", f"gate@{adapter}")
-    _record(clone, adapter, at, paths)
+    known = _known(clone, asked)
+    if known:
+        return known
+    paths = _inputs(clone, asked)
+    clone.dvc("repro", f"gate@{asked.adapter}")
+    return _record(clone, asked, paths)
 
 
 def _finish_attempt(registry: Registry | None, run_id: str, clone: Clone, adapter: str, attempted: Attempted, say: Say) -> None:
@@ -207,19 +268,35 @@ def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.
         if not verdict.promote or verdict.bound["adapter"] != attempt.digest:
             raise RejectedError(f"verdict.json of {attempt.commit[:12]} is {verdict.status} on {verdict.bound['adapter'][:12]}")
         registry = Registry.open(workspace.params.mlflow, workspace.root)
-        run_id = registry.run_of(adapter, attempt.digest) or registry.start_training(adapter, {"digest": attempt.digest})
+        known = registry.run_of(adapter, attempt.digest)  # None where MLflow was down when it trained
+        run_id = known or registry.start_training(adapter, {"digest": attempt.digest})
         tags = {"verdict": verdict.status, "commit": attempt.commit, "dataset": attempt.dataset, "base": attempt.base_digest}
         card = (out / "card.md").read_text("utf-8")
         folder = out / "adapter"
-        return registry.register(adapter, folder, digest=attempt.digest, tags=tags, description=card, run_id=run_id)
+        version = registry.register(adapter, folder, digest=attempt.digest, tags=tags, description=card, run_id=run_id)
+        if not known:
+            registry.finish(run_id, "FINISHED", {}, {"why": "only its bytes: MLflow was down when it trained"}, [])
+        return version
     finally:
         clone.git("checkout", "--quiet", "-B", clone.branch, branch)
 
 
-def promote(workspace: Workspace, adapter: str) -> ledger.Promotion:
-    """Make the newest passed candidate champion: registered, ledger by push, then the alias."""
+def promote(workspace: Workspace, adapter: str) -> Served:
+    """Make the newest passed candidate champion: registered, ledger by push, then the alias.
+
+    An alias that is not what the ledger says is first put right; where the newest attempt did not pass, that is all.
+    """
     with job(workspace, adapter, "promote") as clone:
-        attempt = _newest(clone, adapter)
+        repaired = _follow(workspace, clone, adapter)
+        try:
+            attempt = _newest(clone, adapter)
+        except RejectedError:
+            if repaired is None:
+                raise
+            return Served(repaired, fresh=False, repaired=True)
+        serving = ledger.state(ledger.read(clone.root, adapter)).champion
+        if serving and serving.digest == attempt.digest:
+            return Served(serving, fresh=False, repaired=repaired is not None)
         version = _register(workspace, clone, adapter, attempt)
         tag = f"{adapter}-v{version}"
 
@@ -230,36 +307,49 @@ def promote(workspace: Workspace, adapter: str) -> ledger.Promotion:
             clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: v{version} is champion")
             clone.git("tag", "--force", tag, attempt.commit)
 
-        try:
-            write(clone)
-        except NothingToDo:  # the ledger has it: a run before this one may have died before the alias
-            return _follow_ledger(workspace, clone, adapter)
+        write(clone)
         clone.publish(write, tries=TRIES, tags=(tag,))
-        return _follow_ledger(workspace, clone, adapter)
+        return _placed(workspace, clone, adapter, repaired)
 
 
-def rollback(workspace: Workspace, adapter: str, *, version: int | None, reason: str) -> ledger.Promotion:
-    """Put back the version that served before (or a given one that served): ledger by push, then the alias."""
+def rollback(workspace: Workspace, adapter: str, *, version: int | None, reason: str) -> Served:
+    """Put back the version that served before (or a given one that served): ledger by push, then the alias.
+
+    Where MLflow's alias is not what the ledger says, as after a rollback that died half-way, it is first put right, and
+    without a version that is all: run again, a rollback never undoes itself.
+    """
     with job(workspace, adapter, "rollback") as clone:
+        repaired = _follow(workspace, clone, adapter)
+        if repaired and version in (None, repaired.version):
+            return Served(repaired, fresh=False, repaired=True)
+        registry = Registry.open(workspace.params.mlflow, workspace.root)
 
         def write(clone: Clone) -> None:
             entries = ledger.read(clone.root, adapter)
             line = ledger.rollback_line(entries, adapter=adapter, version=version, reason=reason, at=now())
+            registry.holds(adapter, line.version, line.digest)
             ledger.append(clone.root, adapter, line)
             clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: back to v{line.version}: {reason}")
 
         write(clone)
         clone.publish(write, tries=TRIES)
-        return _follow_ledger(workspace, clone, adapter)
+        return _placed(workspace, clone, adapter, repaired)
 
 
-def _follow_ledger(workspace: Workspace, clone: Clone, adapter: str) -> ledger.Promotion:
-    """The alias follows what the ledger of this clone says."""
+def _follow(workspace: Workspace, clone: Clone, adapter: str) -> ledger.Promotion | None:
+    """What serves, where MLflow's aliases had to be moved to say so; None where they agreed."""
     state = ledger.state(ledger.read(clone.root, adapter))
-    if state.champion is None:
-        raise NothingToDo(f"{adapter} has no champion")
-    Registry.open(workspace.params.mlflow, workspace.root).follow(adapter, state)
-    return state.champion
+    moved = Registry.open(workspace.params.mlflow, workspace.root).follow(adapter, state)
+    return state.champion if moved else None
+
+
+def _placed(workspace: Workspace, clone: Clone, adapter: str, repaired: ledger.Promotion | None) -> Served:
+    """The ledger has moved: the alias follows."""
+    _follow(workspace, clone, adapter)
+    serving = ledger.state(ledger.read(clone.root, adapter)).champion
+    if serving is None:
+        raise IntegrityError(f"{adapter} was given a champion, and its ledger names none")
+    return Served(serving, fresh=True, repaired=repaired is not None)
 
 
 def entries(workspace: Workspace, adapter: str) -> list[ledger.Entry]:
@@ -277,10 +367,10 @@ def remote_params(workspace: Workspace) -> params_.Params:
 
 def remote_file(workspace: Workspace, path: str) -> str:
     """A file's text at the head of the remote's branch; empty where it has none."""
-    git(workspace.root, "fetch", "--quiet", workspace.remote, workspace.params.workspace.branch)
-    if not git(workspace.root, "ls-tree", "--name-only", "FETCH_HEAD", path):
+    head = workspace.remote_head()
+    if not git(workspace.root, "ls-tree", "--name-only", head, path):
         return ""
-    return git(workspace.root, "show", f"FETCH_HEAD:{path}")
+    return git(workspace.root, "show", f"{head}:{path}")
 
 
 def champion_folder(workspace: Workspace, adapter: str) -> tuple[ledger.Promotion, Path]:
@@ -293,20 +383,36 @@ def champion_folder(workspace: Workspace, adapter: str) -> tuple[ledger.Promotio
 
 
 def guard(workspace: Workspace, adapter: str) -> str:
-    """What serves, when ledger, alias and registered bytes agree; IntegrityError that says what differs."""
+    """What serves, when ledger, alias, registered bytes and verdict agree; IntegrityError that says what differs."""
     serving = ledger.state(entries(workspace, adapter)).champion
     registry = Registry.open(workspace.params.mlflow, workspace.root)
     alias = registry.alias(adapter, "champion")
+    fix = f"`retrain promote {adapter}` makes the alias follow the ledger"
     if serving is None:
         if alias is not None:
-            raise IntegrityError(f"MLflow's champion of {adapter} is v{alias.version}, the ledger knows of none")
+            raise IntegrityError(f"MLflow's champion of {adapter} is v{alias.version}, the ledger knows of none: {fix}")
         return f"{adapter} has no champion yet"
     if alias is None or alias.version != serving.version or alias.digest != serving.digest:
         found = f"v{alias.version} {alias.digest[:12]}" if alias else "nothing"
-        wanted = f"v{serving.version} {serving.digest[:12]}"
-        raise IntegrityError(f"MLflow's champion of {adapter} is {found}, the ledger says {wanted}")
-    registry.download(adapter, serving.version, workspace.local / "serving" / serving.tag)
-    return f"{serving.tag} serves, its bytes match"
+        raise IntegrityError(
+            f"MLflow's champion of {adapter} is {found}, the ledger says v{serving.version} {serving.digest[:12]}: {fix}"
+        )
+    with tempfile.TemporaryDirectory() as scratch:  # MLflow's own bytes, not a copy that was made before
+        registry.download(adapter, serving.version, Path(scratch) / serving.tag)
+    _guard_verdict(workspace, serving)
+    return f"{serving.tag} serves, its bytes and its verdict match"
+
+
+def _guard_verdict(workspace: Workspace, serving: ledger.Promotion) -> None:
+    workspace.remote_head()  # brings the commit here
+    path = f"out/{serving.adapter}/verdict.json"
+    verdict = parse_verdict(git(workspace.root, "show", f"{serving.commit}:{path}"), f"{path} of {serving.commit[:12]}")
+    if not serving.forced and (not verdict.promote or verdict.bound.get("adapter") != serving.digest):
+        about = str(verdict.bound.get("adapter"))[:12]
+        raise IntegrityError(
+            f"{serving.tag} serves {serving.digest[:12]}, its verdict ({path} of {serving.commit[:12]}) is {verdict.status} "
+            f"on {about}: `retrain rollback {serving.adapter} --to VERSION` puts one back that passed"
+        )
 
 
 # --- labels

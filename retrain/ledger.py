@@ -178,20 +178,29 @@ def _same_bytes(known: Promotion, entry: Promotion | Rollback) -> None:
         )
 
 
-def attempts_on(entries: Iterable[Entry], audit: str | None) -> int:
-    """How many different candidates a verdict compared on this audit file (a retry of one is the same attempt)."""
-    return len({e.digest for e in entries if isinstance(e, Attempt) and e.audit == audit})
+def tried_on(entries: Iterable[Entry], audit: str | None) -> list[str]:
+    """Digests of the candidates that were compared on this audit file, oldest first; a retry of one is the same candidate."""
+    return list(dict.fromkeys(e.digest for e in entries if isinstance(e, Attempt) and e.audit == audit))
+
+
+def judged(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Attempts that came to a verdict; one that was not evaluated has used up no row."""
+    return [attempt for attempt in attempts if attempt.status != "not_evaluated"]
 
 
 def promote_line(entries: Sequence[Entry], *, digest: str, version: int, tag: str, at: str) -> Promotion:
     """The line that makes this candidate champion, or why not.
 
     Its newest attempt decides: no passed verdict on these bytes is RejectedError; a champion other than the one it was
-    judged against is StaleError; the serving bytes themselves are NothingToDo.
+    judged against is StaleError; the serving bytes themselves are NothingToDo. Bytes that served and were rolled back come
+    back by a rollback alone, which is a person's word: RejectedError.
     """
     now = state(entries)
     if now.champion and now.champion.digest == digest:
         raise NothingToDo(f"{_name(now.champion)} already serves these bytes ({digest[:12]}): nothing to promote")
+    served = next((promotion for promotion in now.versions.values() if promotion.digest == digest), None)
+    if served:
+        raise RejectedError(_rolled_back(served, entries))
     attempt = next((a for a in reversed(now.attempts) if a.digest == digest), None)
     if attempt is None:
         raise RejectedError(f"no attempt in the ledger judged the bytes {digest[:12]}: let the gate run on them first")
@@ -199,13 +208,18 @@ def promote_line(entries: Sequence[Entry], *, digest: str, version: int, tag: st
         raise RejectedError(f"the verdict on {digest[:12]} is {attempt.status}: {attempt.why}")
     if attempt.champion != (now.champion.digest if now.champion else None):
         raise StaleError(_stale(attempt, now))
-    known = next((v for v, promotion in now.versions.items() if promotion.digest == digest), version)
-    if known != version:
-        raise IntegrityError(f"the bytes {digest[:12]} are version {known} in the ledger and {version} in the registry")
+    if version in now.versions:
+        raise IntegrityError(f"version {version} is {now.versions[version].digest[:12]} in the ledger, not {digest[:12]}")
     return Promotion(
         at=at, adapter=attempt.adapter, version=version, digest=digest, commit=attempt.commit, tag=tag,
         replaces=now.champion.version if now.champion else None,
     )  # fmt: skip
+
+
+def _rolled_back(served: Promotion, entries: Sequence[Entry]) -> str:
+    line = next((e for e in reversed(entries) if isinstance(e, Rollback) and e.from_version == served.version), None)
+    why = f" and was rolled back at {line.at} ({line.reason})" if line else " before"
+    return f"{_name(served)} has served{why}: `retrain rollback {served.adapter} --to {served.version}` puts it back"
 
 
 def _name(promotion: Promotion) -> str:

@@ -151,8 +151,9 @@ def _windows(workspace: Workspace, registry: Registry, adapter: str) -> list[See
 
 
 def _collections(workspace: Workspace, adapter: str) -> list[Event]:
-    """Dataset versions that collections made, from git (fetched with the ledger): rows and time are in the subject."""
-    log = git(workspace.root, "log", "--reverse", "--format=%H %s", "FETCH_HEAD", "--", f"data/failures/{adapter}.dvc")
+    """Dataset versions that collections made, from git: rows and time are in the subject."""
+    path = f"data/failures/{adapter}.dvc"
+    log = git(workspace.root, "log", "--reverse", "--format=%H %s", workspace.remote_head(), "--", path)
     events = []
     for line in log.splitlines():
         commit, _, subject = line.partition(" ")

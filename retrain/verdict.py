@@ -1,9 +1,10 @@
 """What goes into the gate beside predictions, and what comes out: frozen records that gate, card and registry share."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
 from retrain.errors import DataError
 from retrain.records import Record, read_json
@@ -27,8 +28,12 @@ class ChampionState(Whole):
     purpose: str  # first | improve | replace; the gate, not the reader, refuses another word
     version: int | None
     digest: str | None
-    attempts: Annotated[int, Field(ge=0)]  # earlier ones on this same audit file
+    attempts: tuple[str, ...]  # digests of the candidates that this same audit file has judged before
     audit: str | None
+
+    def earlier(self, candidate: Any) -> int:
+        """Other candidates that the audit file has judged: the same bytes again are the same attempt."""
+        return len(set(self.attempts) - {candidate})
 
 
 class Frozen(BaseModel):
@@ -111,13 +116,22 @@ def read_verdict(path: Path) -> Verdict:
     return _read(path, Verdict, "run `dvc repro` again: a verdict is never edited")
 
 
+def parse_verdict(text: str, where: str) -> Verdict:
+    """The verdict of a text that is at hand, such as `git show REV:out/<adapter>/verdict.json`."""
+    return _model(lambda: Verdict.model_validate_json(text), where, "a verdict is never edited: restore it")
+
+
 def read_state(path: Path) -> ChampionState:
     return _read(path, ChampionState, "restore it from git: `retrain` writes it when a retraining starts")
 
 
 def _read(path: Path, model: type[Model], fix: str) -> Model:
+    return _model(lambda: model.model_validate(read_json(path)), path, fix)
+
+
+def _model(made: Callable[[], Model], path: Path | str, fix: str) -> Model:
     try:
-        return model.model_validate(read_json(path))
+        return made()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

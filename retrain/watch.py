@@ -9,7 +9,7 @@ from monitoring import failures, trigger
 from monitoring.sources import open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, notify, policies, projections
-from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
 from retrain.records import Example, from_stamp, parse_time, read_examples, stamp, write_jsonl
@@ -97,7 +97,9 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
     """What a decision rests on besides the windows, and the failure cases since the last retraining."""
     params, attempts = site.params, site.state.attempts
     rate = params.failures.audit_rate
-    fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
+    since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
+    fresh = site.logs.known(window.end, from_stamp(since) if since else None)
+    unread = fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
     collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=stamp(window.end))
     runs = site.registry.training_runs(site.adapter, KEPT)
     facts = trigger.Facts(
@@ -107,8 +109,8 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
         attempts=tuple(attempt.end for attempt in attempts)[-KEPT:],
         newest=site.past[-1].end if site.past else None,
         new_failures=len(collection.examples) + len(collection.held),
-        unread_audit=_enter_tests(failures.audited(fresh, audit_rate=rate), params.prepare.audit_share),
-        audit_wrong=failures.audit_wrong(fresh, audit_rate=rate),
+        unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
+        audit_wrong=failures.audit_wrong(unread, audit_rate=rate),
         cost=policies.cost([(run.start, run.end) for run in runs], site.now),
         asked=asked,
         bar=trigger.bar(params),
@@ -263,4 +265,16 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
         if ledger.state(jobs.entries(workspace, adapter)).champion:
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
-    return jobs.retrain(workspace, adapter, end=end, audited=audited, overrides=overrides, say=say)
+    purpose = _purpose(workspace, adapter, end, say)
+    return jobs.retrain(workspace, adapter, end=end, purpose=purpose, audited=audited, overrides=overrides, say=say)
+
+
+def _purpose(workspace: Workspace, adapter: str, end: datetime, say: Say) -> policies.Purpose:
+    """What the window that fired at `end` opened; `improve` where none did: a person has started this one."""
+    try:
+        windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
+    except RetrainError as error:
+        say(f"warning: {error}; what fired at {stamp(end)} is not known, the candidate has to be better (improve)")
+        return "improve"
+    fired = [row.get("purpose") for row in windows if row["fire"] and row["end"] == stamp(end)]
+    return "replace" if "replace" in fired else "improve"

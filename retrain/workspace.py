@@ -117,11 +117,34 @@ class Workspace:
                 shutil.rmtree(folder, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
 
+    def remote_head(self) -> str:
+        """The commit that the remote's branch is at, its objects brought into root's repository.
+
+        No ref and no FETCH_HEAD is written, so that any number of readers may ask at once.
+        """
+        branch = self.params.workspace.branch
+        head = git(self.root, "ls-remote", self.remote, f"refs/heads/{branch}").partition("\t")[0]
+        if not head:
+            raise ParamsError(f"{self.remote} has no branch {branch!r} (params.yaml, workspace): push it, or name another")
+        if try_git(self.root, "cat-file", "-e", f"{head}^{{commit}}").returncode:
+            git(self.root, "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", self.remote, branch)
+        return head
+
     def behind(self) -> Behind:
         """How far root is behind the remote; root's files are left alone."""
-        git(self.root, "fetch", "--quiet", self.remote, self.params.workspace.branch)
-        commits = int(git(self.root, "rev-list", "--count", "HEAD..FETCH_HEAD"))
+        commits = int(git(self.root, "rev-list", "--count", f"HEAD..{self.remote_head()}"))
         return Behind(commits, dirty=bool(git(self.root, "status", "--porcelain")))
+
+    def unpushed(self) -> str | None:
+        """What root holds that the remote does not, in words; None where there is nothing."""
+        changed = git(self.root, "diff", "--name-only", "HEAD").splitlines()
+        changed += git(self.root, "ls-files", "--others", "--exclude-standard").splitlines()
+        ahead = int(git(self.root, "rev-list", "--count", f"{self.remote_head()}..HEAD"))
+        said = [f"{ahead} commits that are not pushed"] if ahead else []
+        said += (
+            [f"changes that are not committed ({', '.join(changed[:3])}{', ...' if changed[3:] else ''})"] if changed else []
+        )
+        return f"{self.root} has " + " and ".join(said) if said else None
 
 
 @dataclass
@@ -289,7 +312,7 @@ def _start(root: Path, adapter: str) -> list[str]:
         write_text(root / seed, "")
     path = root / "champion" / f"{adapter}.json"
     if not path.exists():
-        first = {"purpose": "first", "version": None, "digest": None, "attempts": 0, "audit": None}
+        first: dict[str, Any] = {"purpose": "first", "version": None, "digest": None, "attempts": [], "audit": None}
         write_json(path, {"schema": 1, "adapter": adapter, **first})
     return [*folders, seed]
 

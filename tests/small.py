@@ -3,13 +3,16 @@
 import json
 import os
 import random
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from retrain import story
+from retrain import jobs, ledger, story
 from retrain.params import set_values
-from retrain.records import Example, dumps
+from retrain.records import Example, dumps, file_digest, read_json, write_json
+from retrain.registry import Registry
 from retrain.workspace import Workspace, init
 
 TELLS = {"parcel": "order_status", "refund": "refund_status", "card": "payment_failed", "cancel": "cancel_order"}
@@ -37,7 +40,7 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
     params.write_text(story.params_text("support", sorted(TELLS.values())))
     raw = json.dumps(str(tiny.parent / "raw"))
     base = ["bases.smollm2.source=path", f"bases.smollm2.name={raw}", "bases.smollm2.file=null", "bases.smollm2.sha256=null"]
-    learns = ["train.learning_rate=0.003", "train.epochs=6", "train.max_length=64", "evaluate.shots=1", "prepare.audit_min=60"]
+    learns = ["train.learning_rate=0.003", "train.epochs=6", "train.max_length=64", "evaluate.shots=1"]
     set_values(params, [*base, *learns, *settings])
     files = {
         **story.files_of(["dvc.yaml", "data/prompts/support.txt"]),
@@ -47,6 +50,28 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
         f"data/suites/support/audit/{story.FIRST_AUDIT}.jsonl": rows(120, "audit", 3),
     }
     return init(folder / "ws", files=files)
+
+
+def another_version(space: Workspace) -> ledger.Promotion:
+    """A second version of the same weights serves, as if it had been promoted: its run.json differs by a space."""
+    first, folder = jobs.champion_folder(space, "support")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(shutil.copytree(folder, Path(scratch) / "adapter"))
+        (copy / "run.json").write_text((copy / "run.json").read_text() + " ")
+        manifest = read_json(copy / "manifest.json")
+        manifest["files"]["run.json"] = file_digest(copy / "run.json")
+        write_json(copy / "manifest.json", manifest)
+        digest = file_digest(copy / "manifest.json")
+        registry = Registry.open(space.params.mlflow, space.root)
+        run = registry.start_training("support", {"digest": digest})
+        version = registry.register("support", copy, digest=digest, tags={}, description="", run_id=run)
+    line = first.model_copy(update={"version": version, "digest": digest, "tag": f"support-v{version}", "replaces": 1})
+    with space.clone("another") as clone:
+        ledger.append(clone.root, "support", line)
+        clone.commit(["ledger/support.jsonl"], "another version")
+        clone.publish(lambda c: None, tries=1)
+        registry.follow("support", ledger.state(ledger.read(clone.root, "support")))
+    return line
 
 
 def wait(done: Any, what: str, seconds: float) -> None:

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import TELLS, rows, workspace
+from small import TELLS, another_version, rows, workspace
 
-from retrain import jobs, watch
-from retrain.records import Example, parse_time, read_jsonl, write_jsonl
+from retrain import jobs, ledger, watch
+from retrain.errors import IntegrityError
+from retrain.records import Example, file_digest, parse_time, read_jsonl, write_jsonl
+from retrain.registry import Registry
 from retrain.workspace import Workspace
 
 RECIPE = """
@@ -27,7 +29,7 @@ git diff --exit-code
 def promoted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space = workspace(tmp_path_factory.mktemp("reproduce"), tiny)
     watch.retrain(space, "support", parse_time("2026-03-02T00:00:00Z"), say=lambda line: None)
-    assert jobs.promote(space, "support").tag == "support-v1"
+    assert jobs.promote(space, "support").promotion.tag == "support-v1"
     return space
 
 
@@ -65,3 +67,50 @@ def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(prom
     right = [row for row in logged if told[row["prompt"]] in known[1:] and row["response"] == told[row["prompt"]]]
     assert len(right) > 25
     assert not any("correction" in row for row in right)
+
+
+@pytest.fixture(scope="module")
+def second(promoted: Workspace) -> ledger.Promotion:
+    return another_version(promoted)
+
+
+def test_the_guard_reads_mlflows_own_bytes_and_the_verdict(promoted: Workspace, second: ledger.Promotion) -> None:
+    with pytest.raises(IntegrityError, match="support-v2 serves .* its verdict .* is passed on"):
+        jobs.guard(promoted, "support")
+    assert jobs.rollback(promoted, "support", version=1, reason="its verdict is another's").promotion.version == 1
+    assert jobs.guard(promoted, "support") == "support-v1 serves, its bytes and its verdict match"
+    jobs.champion_folder(promoted, "support")  # a good copy of our own must not hide what follows
+    digest = jobs.champion_folder(promoted, "support")[0].digest
+    manifests = (promoted.root / ".retrain/mlflow/artifacts").rglob("manifest.json")
+    weights = next(path for path in manifests if file_digest(path) == digest).with_name("adapter_model.safetensors")
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="missing, added or changed"):
+        jobs.guard(promoted, "support")
+    weights.write_bytes(good)
+
+
+def test_an_alias_that_went_astray_follows_the_ledger_again(promoted: Workspace, second: ledger.Promotion) -> None:
+    registry = Registry.open(promoted.params.mlflow, promoted.root)
+    before = jobs.entries(promoted, "support")
+    for put_right in (
+        lambda: jobs.promote(promoted, "support"),
+        lambda: jobs.rollback(promoted, "support", version=None, reason=""),
+        lambda: jobs.rollback(promoted, "support", version=1, reason=""),
+    ):
+        registry.set_alias("support", "champion", 2)
+        with pytest.raises(IntegrityError, match="`retrain promote support` makes the alias follow the ledger"):
+            jobs.guard(promoted, "support")
+        done = put_right()
+        assert (done.promotion.version, done.fresh, done.repaired) == (1, False, True)
+        assert jobs.guard(promoted, "support").startswith("support-v1 serves")
+    assert jobs.entries(promoted, "support") == before
+
+
+def test_a_version_that_mlflow_lost_is_not_rolled_back_to(promoted: Workspace, second: ledger.Promotion) -> None:
+    registry = Registry.open(promoted.params.mlflow, promoted.root)
+    before = jobs.entries(promoted, "support")
+    registry.client.delete_model_version("support", "2")
+    with pytest.raises(IntegrityError, match="has no version 2 of support"):
+        jobs.rollback(promoted, "support", version=2, reason="")
+    assert jobs.entries(promoted, "support") == before

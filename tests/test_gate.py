@@ -55,7 +55,8 @@ def good(golden: Rows | None = None, audit: Rows | None = None) -> Rows:
 def judge(table: Rows, *, purpose: str = "improve", tries: int = 0, task: str = "classification", **changes: Any) -> Verdict:
     """Judged with hashes that fit, unless a change says otherwise; a change of a gate's name goes to the gates."""
     champion = changes.pop("serving", None if purpose == "first" else SHA["v1"])
-    state = ChampionState(adapter="support", purpose=purpose, version=1, digest=champion, attempts=tries, audit=None)
+    tried = tuple(f"candidate {n}" for n in range(tries))
+    state = ChampionState(adapter="support", purpose=purpose, version=1, digest=champion, attempts=tried, audit=None)
     counts: dict[str, int] = {}
     for row in table:
         counts[row["suite"]] = counts.get(row["suite"], 0) + 1
@@ -370,7 +371,7 @@ def workspace(root: Path, rows: Rows) -> Path:
         (out / folder).mkdir(parents=True)
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (root / "champion").mkdir()
-    state = ChampionState(adapter="support", purpose="improve", version=1, digest=SHA["v1"], attempts=0, audit=None)
+    state = ChampionState(adapter="support", purpose="improve", version=1, digest=SHA["v1"], attempts=(), audit=None)
     (root / "champion" / "support.json").write_text(json.dumps(state.as_dict()))
     run = {"base_digest": SHA["base"], "template_digest": SHA["template"], "dataset": SHA["dataset"]}
     (out / "adapter" / "run.json").write_text(json.dumps(run))

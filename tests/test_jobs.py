@@ -1,6 +1,8 @@
 """The loop's jobs on real git, DVC and MLflow (SQLite), with a base that knows nothing: what is refused stays recorded."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,8 @@ from retrain import jobs, ledger, story, watch
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.params import set_values
 from retrain.process import git
-from retrain.records import parse_time
-from retrain.workspace import Workspace, init
+from retrain.records import Example, Origin, parse_time, read_examples, stamp
+from retrain.workspace import Clone, Workspace, init
 
 END = parse_time("2026-03-02T00:00:00Z")
 
@@ -59,12 +61,74 @@ def test_the_same_end_twice_is_one_attempt_and_the_commit_holds_its_verdict(
     assert verdict["bound"]["adapter"] == refused.attempt.digest
 
 
+def test_attempts_never_go_back_and_a_checkout_with_changes_of_its_own_is_told(
+    workspace: Workspace, refused: jobs.Attempted
+) -> None:
+    with pytest.raises(ParamsError, match="has an attempt at 2026-03-02T00-00-00Z, 2026-03-01T00-00-00Z is before that"):
+        watch.retrain(workspace, "support", END - timedelta(days=1), say=lambda line: None)
+    path, said = workspace.root / "data/prompts/support.txt", []
+    text = path.read_text()
+    path.write_text(text + "Be brief.\n")
+    watch.retrain(workspace, "support", END, say=said.append)
+    path.write_text(text)
+    assert [line for line in said if "changes that are not committed (data/prompts/support.txt)" in line]
+
+
+def test_an_attempt_that_somebody_else_pushed_first_is_theirs(
+    workspace: Workspace, refused: jobs.Attempted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, push, theirs = END + timedelta(hours=1), Clone._push, []
+
+    def pushed_second(clone: Clone, tags: tuple[str, ...]) -> bool:
+        if not theirs:
+            theirs.append(refused.attempt.model_copy(update={"end": stamp(end)}))
+            with workspace.clone("somebody") as other:
+                ledger.append(other.root, "support", theirs[0])
+                other.commit(["ledger/support.jsonl"], "theirs")
+                assert push(other, ())
+        return push(clone, tags)
+
+    monkeypatch.setattr(Clone, "_push", pushed_second)
+    made = watch.retrain(workspace, "support", end, say=lambda line: None)
+    assert (made.attempt, made.fresh) == (theirs[0], False)
+    assert [entry.end for entry in jobs.entries(workspace, "support")] == [stamp(END), stamp(end)]
+
+
+def test_many_readers_of_the_ledger_do_not_disturb_one_another(workspace: Workspace, refused: jobs.Attempted) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda _: jobs.entries(workspace, "support")[0], range(24)))
+    assert seen == [refused.attempt] * 24
+
+
+def drawn(name: str) -> Example:
+    return Example.of(f"question {name}", "refund_status", source="audit", origins=(Origin(request_id=name),))
+
+
+def test_audited_rows_that_no_verdict_has_read_judge_the_next_attempt(tmp_path: Path, refused: jobs.Attempted) -> None:
+    def written(at: str, names: str, *attempts: ledger.Attempt) -> dict[str, str]:
+        asked = jobs._Asked("support", at, "improve", tuple(drawn(name) for name in names), ())
+        jobs._audit(tmp_path, asked, attempts)
+        return {
+            path.stem: "".join(sorted(row.origins[0].request_id for row in read_examples(path)))
+            for path in sorted(tmp_path.glob("*.jsonl"))
+        }
+
+    def tried(audit: str, status: str) -> ledger.Attempt:
+        return refused.attempt.model_copy(update={"audit": audit, "status": status})
+
+    assert written("1", "ab") == {"1": "ab"}
+    untold = tried("1", "not_evaluated")
+    assert written("2", "ab", untold) == {"1": "ab"}  # nothing new: the same file judges again
+    assert written("2", "abc", untold) == {"2": "abc"}
+    assert written("3", "abcd", untold, tried("2", "failed")) == {"2": "abc", "3": "d"}
+    assert written("3", "abcde", untold, tried("2", "failed")) == {"2": "abc", "3": "d"}  # a second try of one end
+
+
 def test_labels_are_admitted_once_and_comments_stay(workspace: Workspace) -> None:
     assert jobs.admit(workspace, "support", ["gift_card"], rows={"gift_card": 3}) == ["gift_card"]
     with pytest.raises(NothingToDo):
         jobs.admit(workspace, "support", ["gift_card"], rows={})
-    git(workspace.root, "fetch", "--quiet", "origin", "main")
-    text = git(workspace.root, "show", "FETCH_HEAD:params.yaml")
+    text = jobs.remote_file(workspace, "params.yaml")
     assert "- gift_card" in text
     assert "# a guardrail may lose no more than this" in text
 

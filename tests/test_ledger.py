@@ -112,9 +112,17 @@ def test_a_version_that_changes_its_bytes_is_an_integrity_error(two_versions):
     other = two_versions[1].model_copy(update={"digest": "zzz"})
     with pytest.raises(IntegrityError, match="version 1 two digests"):
         ledger.state([*two_versions, other])
-    with pytest.raises(IntegrityError, match="version 2 in the ledger and 9 in the registry"):
-        back = ledger.rollback_line(two_versions, adapter="support", version=1, reason="", at=AT)
-        promoted([*two_versions, back, attempt("bbb", champion="aaa")], "bbb", 9)
+    with pytest.raises(IntegrityError, match="version 2 is bbb in the ledger, not ccc"):
+        promoted([*two_versions, attempt("ccc", champion="bbb")], "ccc", 2)
+
+
+def test_what_was_rolled_back_comes_back_by_a_rollback_alone(two_versions):
+    entries = [*two_versions, ledger.rollback_line(two_versions, adapter="support", version=None, reason="rude", at=AT)]
+    for again in (entries, [*entries, attempt("bbb", champion="aaa")]):  # a retry, or the same bytes trained again
+        with pytest.raises(
+            RejectedError, match=r"v2 has served and was rolled back .* \(rude\): `retrain rollback support --to 2`"
+        ):
+            promoted(again, "bbb", 2)
 
 
 def test_a_retry_of_one_candidate_is_one_attempt_on_an_audit_file():
@@ -124,4 +132,4 @@ def test_a_retry_of_one_candidate_is_one_attempt_on_an_audit_file():
         attempt("bbb", champion=None),
         attempt("ccc", champion=None, audit="x"),
     ]
-    assert ledger.attempts_on(entries, "2026-03-01T00-00-00Z") == 2
+    assert ledger.tried_on(entries, "2026-03-01T00-00-00Z") == ["aaa", "bbb"]

@@ -126,7 +126,7 @@ def test_a_commit_is_shown_as_git_says_it(space: Workspace, html: str) -> None:
 
 def _ledger(space: Workspace) -> str:
     git(space.root, "fetch", "--quiet", space.remote, "main")
-    return git(space.root, "show", "FETCH_HEAD:ledger/support.jsonl")
+    return git(space.root, "show", f"{space.remote_head()}:ledger/support.jsonl")
 
 
 def test_deleted_pages_come_back_as_they_were(space: Workspace) -> None:

@@ -343,15 +343,24 @@ class Registry:
         self.client.set_registered_model_alias(adapter, name, str(version))
 
     @_called
-    def follow(self, adapter: str, state: LedgerState) -> None:
+    def holds(self, adapter: str, version: int, digest: str) -> None:
+        """IntegrityError unless the version is there and its digest is this one."""
+        found = self.version(adapter, version).digest
+        if found != digest:
+            raise IntegrityError(f"MLflow's version {version} of {adapter} has the bytes {found[:12]}, not {digest[:12]}")
+
+    @_called
+    def follow(self, adapter: str, state: LedgerState) -> bool:
         """Point `champion` and `previous` at what the ledger says, and read them back; IntegrityError where they differ.
 
-        A version whose bytes are not the ledger's is never pointed at.
+        False where they said so already. A version whose bytes are not the ledger's is never pointed at.
         """
         wanted = {"champion": state.champion, "previous": state.previous}
+        aliases = self._aliases(adapter)
+        if all(aliases.get(name) == (line.version if line else None) for name, line in wanted.items()):
+            return False
         for line in filter(None, wanted.values()):
-            if self.version(adapter, line.version).digest != line.digest:
-                raise IntegrityError(f"MLflow's version {line.version} of {adapter} has other bytes than {line.digest[:12]}")
+            self.holds(adapter, line.version, line.digest)
         for name, promotion in wanted.items():
             if promotion is not None:
                 self.set_alias(adapter, name, promotion.version)
@@ -361,6 +370,7 @@ class Registry:
         found = {name: number for name, number in self._aliases(adapter).items() if name in wanted}
         if found != said:
             raise IntegrityError(f"MLflow's aliases of {adapter} are {found} after being set to {said}: somebody moves them")
+        return True
 
     @_called
     def download(self, adapter: str, version: int, dst: Path) -> Path:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import TELLS, workspace
+from small import TELLS, another_version, workspace
 
 from retrain import jobs, ledger, watch
 from retrain.process import git
@@ -43,6 +43,8 @@ if verb == "retrain":
     watch.retrain(space, "support", at, say=lambda line: None)
 elif verb == "collect":
     watch.collect(space, "support", at)
+elif verb == "rollback":
+    jobs.rollback(space, "support", version=None, reason="ill")
 else:
     jobs.promote(space, "support")
 """
@@ -81,15 +83,28 @@ def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspac
     killed_at(space, "Registry.register", "after", "promote")  # registered, not in the ledger
     assert ledger.state(jobs.entries(space, "support")).champion is None
     assert registry.alias("support", "champion") is None
-    killed_at(space, "Registry.follow", "before", "promote")  # in the ledger, the alias not yet moved
+    killed_at(space, "Clone.publish", "after", "promote")  # in the ledger, the alias not yet moved
     assert ledger.state(jobs.entries(space, "support")).champion is not None
     assert registry.alias("support", "champion") is None
     promoted = jobs.promote(space, "support")
-    assert (promoted.version, promoted.digest) == (1, attempted.digest)
-    assert jobs.promote(space, "support") == promoted
+    assert (promoted.promotion.version, promoted.promotion.digest) == (1, attempted.digest)
+    assert (promoted.fresh, promoted.repaired) == (False, True)
+    assert jobs.promote(space, "support") == jobs.Served(promoted.promotion, fresh=False, repaired=False)
     assert sum(isinstance(entry, ledger.Promotion) for entry in jobs.entries(space, "support")) == 1
     assert len(registry.client.search_model_versions("name='support'")) == 1
-    assert jobs.guard(space, "support") == "support-v1 serves, its bytes match"
+    assert jobs.guard(space, "support") == "support-v1 serves, its bytes and its verdict match"
+
+
+def test_a_killed_rollback_run_again_does_not_undo_itself(space: Workspace, attempted: ledger.Attempt) -> None:
+    jobs.promote(space, "support")
+    another_version(space)
+    registry = Registry.open(space.params.mlflow, space.root)
+    killed_at(space, "Clone.publish", "after", "rollback")  # in the ledger, the alias not yet moved
+    assert registry.alias("support", "champion").version == 2
+    done = jobs.rollback(space, "support", version=None, reason="ill")
+    assert (done.promotion.version, done.fresh) == (1, False)
+    assert registry.alias("support", "champion").version == 1
+    assert sum(isinstance(entry, ledger.Rollback) for entry in jobs.entries(space, "support")) == 1
 
 
 @pytest.mark.parametrize(("when", "end"), [("before", "2026-03-03T00:00:00Z"), ("after", "2026-03-04T00:00:00Z")])

@@ -35,7 +35,7 @@ def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def dataset(space: Workspace) -> str:
     git(space.root, "fetch", "--quiet", "origin", "main")
-    found = re.search(r"md5: (\S+)", git(space.root, "show", "FETCH_HEAD:data/failures/support.dvc"))
+    found = re.search(r"md5: (\S+)", git(space.root, "show", f"{space.remote_head()}:data/failures/support.dvc"))
     assert found
     return found[1]
 
