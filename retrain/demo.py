@@ -264,7 +264,8 @@ def _final_scores(demo: Demo) -> None:
 
 
 def _in_words(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{part} {found['exact']:.1%} of {found['n']}" for part, found in scores.items())
+    told = {part: "-" if found["exact"] is None else f"{found['exact']:.1%}" for part, found in scores.items()}
+    return ", ".join(f"{part} {told[part]} of {found['n']}" for part, found in scores.items())
 
 
 def table(result: dict[str, Any]) -> list[str]:

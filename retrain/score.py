@@ -12,7 +12,7 @@ from retrain.params import Params
 from retrain.records import Example, read_examples, unit_hash
 from retrain.workspace import Clone, Workspace
 
-Scores = dict[str, dict[str, Any]]  # part -> {"exact": share in [0, 1], "n": rows}
+Scores = dict[str, dict[str, Any]]  # part -> {"exact": share in [0, 1], null without rows, "n": rows}
 
 
 def candidates(
@@ -70,5 +70,5 @@ def _by_part(rows: Sequence[Example], answers: Sequence[str], parts: Mapping[str
     scores = {}
     for part, labels in parts.items():
         mine = [ok for label, ok in right if label in labels]
-        scores[part] = {"exact": round(sum(mine) / max(1, len(mine)), 4), "n": len(mine)}
+        scores[part] = {"exact": round(sum(mine) / len(mine), 4) if mine else None, "n": len(mine)}
     return scores

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrain import params
 from retrain.errors import DataError, ParamsError
 from retrain.params import edit
 from retrain.records import Example, dumps, question_key, unit_hash
@@ -61,10 +62,16 @@ def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: 
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
     adapter = "intents"
     seeds, golden, audit, traffic = _split(train, first, per_intent)
+    least = params.load(HOME).gates.min_rows
+    if len(golden) < least:
+        raise DataError(
+            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows, {initial} intents, {per_intent} each to "
+            f"learn from), the gate needs {least}: give more rows an intent, more --initial, or a smaller --per-intent"
+        )
     traffic += [row for row in train if row["label"] in later]
     files = {
         **files_of(["dvc.yaml"]),
-        "params.yaml": params_text(adapter, tuple(sorted(first))),
+        "params.yaml": params_text(adapter, tuple(sorted(first)), floor={}),  # how hard this text is nobody knows yet
         f"data/prompts/{adapter}.txt": (HOME / "data/prompts/support.txt").read_text("utf-8"),
         f"data/seed/{adapter}.jsonl": _lines(seeds, "seed"),
         f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
@@ -118,8 +125,8 @@ def _lines(rows: Sequence[dict[str, str]], source: str) -> str:
     return "".join(dumps(row.as_dict()) + "\n" for row in sorted(examples, key=lambda row: row.id))
 
 
-def params_text(adapter: str, labels: Sequence[str]) -> str:
-    """The shipped params.yaml with this one classification adapter, comments kept."""
+def params_text(adapter: str, labels: Sequence[str], floor: dict[str, float] | None = None) -> str:
+    """The shipped params.yaml with this one classification adapter, comments kept; floor: in place of gates.floor."""
 
     def change(data: Any) -> None:  # ruamel's own mapping
         spec = data["adapters"]["support"]
@@ -128,6 +135,8 @@ def params_text(adapter: str, labels: Sequence[str]) -> str:
         for name in list(data["adapters"]):
             del data["adapters"][name]
         data["adapters"][adapter] = spec
+        if floor is not None:
+            data["gates"]["floor"] = floor
 
     return _changed(change)
 

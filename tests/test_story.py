@@ -28,7 +28,7 @@ ODD = [
 ]
 
 
-def pair(folder: Path, labels: list[str], rows: int = 30) -> Path:
+def pair(folder: Path, labels: list[str], rows: int = 60) -> Path:
     for name in ("train", "test"):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8-sig") as file:
             csv.writer(file).writerows(
@@ -56,7 +56,7 @@ def test_an_unquoted_label_that_is_no_text_says_to_quote_it(tmp_path: Path) -> N
 
 def test_who_trains_who_judges_and_what_users_ask_do_not_overlap(tmp_path: Path) -> None:
     told = story.from_csv(
-        pair(tmp_path, [f"label {i}" for i in range(8)], rows=90), initial=5, arriving=2, per_intent=10, seed=1
+        pair(tmp_path, [f"label {i}" for i in range(8)], rows=150), initial=5, arriving=2, per_intent=10, seed=1
     )
     files = {name: told.files[f"data/{name}"] for name in ("seed/intents.jsonl", "suites/intents/golden.jsonl")}
     asked = {question_key(row["text"]) for row in told.traffic}
@@ -66,6 +66,12 @@ def test_who_trains_who_judges_and_what_users_ask_do_not_overlap(tmp_path: Path)
     assert set(taught) == set(told.initial) and not set(told.arriving) & set(taught)
     assert {row["label"] for row in told.traffic} == {*told.initial, *told.arriving}
     assert len(asked) == len(told.traffic)
+
+
+def test_text_that_is_too_little_to_judge_by_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    few = pair(tmp_path, [f"label {i}" for i in range(8)], rows=30)
+    with pytest.raises(DataError, match=r"leaves 5 rows that judge .* smaller --per-intent"):
+        story.from_csv(few, initial=5, arriving=2, per_intent=25, seed=1)
 
 
 @pytest.mark.parametrize(
