@@ -65,8 +65,8 @@ def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: 
     least = params.load(HOME).gates.min_rows
     if len(golden) < least:
         raise DataError(
-            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows, {initial} intents, {per_intent} each to "
-            f"learn from), the gate needs {least}: give more rows an intent, more --initial, or a smaller --per-intent"
+            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows; {initial} intents learn {per_intent} "
+            f"each), the gate needs {least}: give more rows an intent, more --initial, or a smaller --per-intent"
         )
     traffic += [row for row in train if row["label"] in later]
     files = {
