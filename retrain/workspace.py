@@ -289,9 +289,14 @@ def _start(root: Path, adapter: str) -> list[str]:
         write_text(root / seed, "")
     path = root / "champion" / f"{adapter}.json"
     if not path.exists():
-        first = {"purpose": "first", "version": None, "digest": None, "attempts": 0, "audit": None}
-        write_json(path, {"schema": 1, "adapter": adapter, **first})
+        write_json(path, first_state(adapter))
     return [*folders, seed]
+
+
+def first_state(adapter: str) -> dict[str, Any]:
+    """champion/<adapter>.json before there is a champion."""
+    first = {"purpose": "first", "version": None, "digest": None, "attempts": 0, "audit": None}
+    return {"schema": 1, "adapter": adapter, **first}
 
 
 def _configure_dvc(root: Path, *, store: str, more: str) -> None:

@@ -37,7 +37,7 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
     params.write_text(story.params_text("support", sorted(TELLS.values())))
     raw = json.dumps(str(tiny.parent / "raw"))
     base = ["bases.smollm2.source=path", f"bases.smollm2.name={raw}", "bases.smollm2.file=null", "bases.smollm2.sha256=null"]
-    learns = ["train.learning_rate=0.003", "train.epochs=6", "train.max_length=64", "evaluate.shots=1", "prepare.audit_min=60"]
+    learns = ["train.learning_rate=0.003", "train.epochs=6", "train.max_length=64", "evaluate.shots=1"]
     set_values(params, [*base, *learns, *settings])
     files = {
         **story.files_of(["dvc.yaml", "data/prompts/support.txt"]),
