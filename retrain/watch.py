@@ -9,6 +9,7 @@ from monitoring import failures, trigger
 from monitoring.sources import open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, notify, policies, projections
+from retrain.answers import schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
@@ -98,7 +99,9 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
     params, attempts = site.params, site.state.attempts
     rate = params.failures.audit_rate
     fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=stamp(window.end))
+    schema = schema_of(site.workspace.root, params.adapter(site.adapter))
+    at = stamp(window.end)
+    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=at, schema=schema)
     runs = site.registry.training_runs(site.adapter, KEPT)
     facts = trigger.Facts(
         at=site.now,
@@ -182,7 +185,8 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
         rate = params.failures.audit_rate
-        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at)
+        schema = schema_of(clone.root, params.adapter(adapter))
+        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
         if (folder / f"{at}.jsonl").exists():
