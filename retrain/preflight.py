@@ -28,7 +28,7 @@ def check(root: Path, params: params_.Params, adapter: str) -> None:
         golden = _rows(path, "write questions with the right answers, of which none trains")
         _judges(path, golden, adapter, spec, schema)
     except RetrainError as error:  # a clone is gone by the time that a person reads this
-        raise type(error)(str(error).replace(f"{root}/", "")) from error
+        raise type(error)(str(error).replace(f"{root.absolute()}/", "")) from error
 
 
 def files(root: Path, params: params_.Params, adapter: str) -> None:

@@ -183,9 +183,9 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
-        labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
+        spec = load(clone.root).adapter(adapter)  # as the remote has it: the checkout may be behind
+        labels, schema = spec.labels, schema_of(clone.root, spec)
         rate = params.failures.audit_rate
-        schema = schema_of(clone.root, params.adapter(adapter))
         made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
