@@ -128,9 +128,7 @@ def test_a_sha256_that_nobody_would_check_is_refused(root: Path) -> None:
 
 # --- contradictions in params.yaml
 
-LABELS_AND_OUTPUT = (
-    "base: smollm2, task: classification, prompt: data/prompts/x.txt, labels: [a, b], output: data/prompts/x.json"
-)
+BOTH = "base: smollm2, task: classification, prompt: data/prompts/x.txt, labels: [a, b], output: data/prompts/x.json"
 
 
 @pytest.mark.parametrize(
