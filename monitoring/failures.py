@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from retrain.answers import Schema, misfit
 from retrain.records import Example, Origin
 
 if TYPE_CHECKING:
@@ -47,14 +48,16 @@ def _drawn(rows: Any, rate: float) -> Any:
 
 
 def failure_cases(
-    rows: "Rows", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str
-) -> Collection:
+    rows: "Rows", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str,
+    schema: Schema | None = None,
+) -> Collection:  # fmt: skip
     """Rows with a correction or negative feedback that are not drawn: chosen in the engine, only they are fetched.
 
-    `labels` is empty for a generation task: every answer can train. `seen` holds (request id, label) of earlier files;
+    `labels` is empty for a generation task: every answer can train that fits `schema`, its output schema if it has one; a
+    correction that is blank to the eye or does not fit is quarantined. `seen` holds (request id, label) of earlier files;
     `collected` is the stamp that the origins carry. A correction equal to the response is no failure.
     """
-    waiting, examples, blank = 0, [], []
+    waiting, examples, bad = 0, [], []
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, audit_rate))
     for row in _records(failed):
         correction = _text(row.get("correction"))
@@ -63,14 +66,15 @@ def failure_cases(
             continue
         if correction == _text(row.get("response")) or (row["request_id"], correction) in seen:
             continue
-        if not _text(row.get("prompt")):
-            blank.append({"request_id": row["request_id"], "reason": "a correction to a blank prompt"})
+        why = misfit(correction, schema) if _text(row.get("prompt")) else "a correction to a blank prompt"
+        if why:
+            bad.append({"request_id": row["request_id"], "reason": why})
             continue
         examples.append(_example(row, correction, "failure", collected))
     agreed, quarantined = _without_conflicts(_merge(examples))
     known = [row for row in agreed if not labels or row.answer in labels]
     held = [row for row in agreed if labels and row.answer not in labels]
-    return Collection(known, held, _new_labels(held), waiting, blank + quarantined)
+    return Collection(known, held, _new_labels(held), waiting, bad + quarantined)
 
 
 def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:

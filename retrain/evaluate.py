@@ -1,7 +1,8 @@
 """Stage `evaluate`: candidate, champion and the simpler alternatives answer the suites -> predictions and metrics.
 
 An adapter is held to the labels it was trained with, as it serves; the base arms to today's. Answers are cached by what
-decides them (bytes, template, labels, decoding, precision, row), so no arm is asked the same twice on one machine.
+decides them (bytes, template, labels, decoding, precision, the messages as sent), so no arm is asked the same twice on one
+machine.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 from retrain import base, prompts, regression, train
 from retrain import params as params_
+from retrain.answers import SCHEMA, misfit
 from retrain.errors import DataError, RetrainError
 from retrain.generate import Model
 from retrain.records import (
@@ -38,27 +40,15 @@ class Judge:
     schema: dict[str, Any] | None
 
     def parsed(self, answer: str, labels: Sequence[str]) -> bool:
-        if self.task == "classification":
-            return answer in labels
-        return self._value(answer) is not None
+        return answer in labels if self.task == "classification" else misfit(answer, self.schema) is None
 
-    def right(self, answer: str, expected: str) -> bool:
+    def right(self, answer: str, expected: str) -> bool | None:
+        """None where the expected answer is none itself: nobody can be held to it."""
         if self.task == "classification" or self.schema is None:
             return answer.strip() == expected.strip()
-        value = self._value(answer)
-        return value is not None and value == json.loads(expected)
-
-    def _value(self, answer: str) -> Any:
-        if self.schema is None:
-            return answer.strip() or None
-        import jsonschema
-
-        try:
-            value = json.loads(answer)
-            jsonschema.validate(value, self.schema)
-        except (json.JSONDecodeError, jsonschema.ValidationError, RecursionError):
+        if misfit(expected, self.schema):
             return None
-        return value
+        return misfit(answer, self.schema) is None and json.loads(answer) == json.loads(expected)
 
 
 class Arms:
@@ -101,23 +91,29 @@ class Arms:
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
         where = self.cache / f"{text_digest(dumps([*decided, base.residency(device)]))}.json"
         known: dict[str, str] = read_json(where) if where.exists() else {}
-        new = [row for row in {row.key: row for row in rows}.values() if row.key not in known]
+        keys = [_sent(row) for row in rows]
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
         if new:
             from tqdm import tqdm
 
             model = Model(self.base_folder, device=device, adapter=folder)
             with tqdm(total=len(new), desc=f"ask {name}", unit="row", disable=None) as bar:
                 answers = model.answers(
-                    [row.messages[:-1] for row in new],
+                    [row.messages[:-1] for row in new.values()],
                     template=model.template(system, length),
                     labels=labels,
                     max_new_tokens=self.spec.max_new_tokens,
                     batch=self.params.evaluate.batch,
                     tick=bar.update,
                 )
-            known |= {row.key: answer.text for row, answer in zip(new, answers, strict=True)}
+            known |= {key: answer.text for key, answer in zip(new, answers, strict=True)}
             write_json(where, known)
-        return [known[row.key] for row in rows]
+        return [known[key] for key in keys]
+
+
+def _sent(row: Example) -> str:
+    """Digest of the messages that a model gets: the normalised `row.key` would give "2 x 1,5" the answer to "2 x 1.5"."""
+    return text_digest(dumps([[message.role, message.content] for message in row.messages[:-1]]))
 
 
 def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -142,8 +138,7 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
             enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))
         )
     _changes_something(answers)
-    schema = read_json(Path(spec.output)) if spec.output else None
-    judge = Judge(spec.task, schema)
+    judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
     copies = _trained_keys([candidate, *([serving] if serving else [])])
     predictions = [_prediction(i, name, row, answers, judge, labels, copies, spec.task) for i, (name, row) in enumerate(rows)]
@@ -178,16 +173,12 @@ def _prediction(
     i: int, suite: str, row: Example, answers: dict[str, dict[int, str]], judge: Judge, labels: dict[str, Any],
     copies: dict[str, str], task: str,
 ) -> dict[str, Any]:  # fmt: skip
-    arms = {
-        arm: {
-            "answer": given[i],
-            "right": judge.right(given[i], row.answer),
-            "parsed": judge.parsed(given[i], labels[arm]),
-            "why": None,
-        }
-        for arm, given in answers.items()
-        if i in given
-    }
+    arms = {}
+    for arm, given in answers.items():
+        if i in given:
+            right, parsed = judge.right(given[i], row.answer), judge.parsed(given[i], labels[arm])
+            why = "the expected answer does not fit the output schema" if right is None else None
+            arms[arm] = {"answer": given[i], "right": right, "parsed": parsed, "why": why}
     return {
         "schema": 1,
         "suite": suite,

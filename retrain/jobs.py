@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger, publish
+from retrain import ledger, preflight, publish
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError
@@ -87,7 +87,9 @@ def retrain(
         if known:
             return known
         os.environ["RETRAIN_CACHE"] = str(workspace.local / "answers")
+        preflight.files(clone.root, params_.load(clone.root).of(adapter), adapter)
         paths = _inputs(clone, asked)
+        preflight.check(clone.root, params_.load(clone.root).of(adapter), adapter)
         registry, run_id = publish.open_run(workspace, adapter, asked.at, say)
         try:
             with publish.published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):

@@ -5,6 +5,7 @@ An unknown key, a wrong type or a contradiction raises ParamsError with path, va
 
 import re
 from datetime import date
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -53,6 +54,13 @@ class Base(Section):
             raise ValueError("a base from a wheel needs name as package==version, file and sha256")
         if self.source == "hub" and not self.revision:
             raise ValueError("a base from the hub needs revision: pin a commit, or it will change under you")
+        if self.source == "hub" and self.sha256:
+            raise ValueError("a base from the hub is pinned by its revision, sha256 would not be checked: leave it empty")
+        if self.source == "path" and not self.name.startswith(("/", "~")):
+            raise ValueError(
+                f"name is the relative path {self.name!r}, must be absolute or begin with ~/: jobs run in clones of the "
+                "workspace, where it would be another place"
+            )
         return self
 
 
@@ -73,6 +81,11 @@ class Adapter(Section):
             raise ValueError("labels must be distinct, not blank, and without space around them")
         if self.task == "generation" and self.labels:
             raise ValueError("task generation has no labels: give output (a JSON schema file), or use classification")
+        if self.task == "classification" and self.output:
+            raise ValueError("task classification has no output, its answers are labels: remove output, or use generation")
+        for name, path in (("prompt", self.prompt), ("output", self.output)):
+            if path is not None and (not path.startswith("data/prompts/") or ".." in path):
+                raise ValueError(f"{name} is {path!r}, must lie in data/prompts/: dvc.yaml watches that folder for changes")
         return self
 
 
@@ -162,7 +175,6 @@ class Prepare(Section):
     repair_share: Share
     first_audit_share: Share
     max_per_label: Positive
-    audit_min: Positive
 
 
 class Train(Section):
@@ -235,6 +247,9 @@ class Params(Section):
             for section in adapter.override:
                 if section not in SECTIONS:
                     raise ValueError(f"adapters.{name}.override.{section} is no section{nearest(section, SECTIONS)}")
+        for one, other in combinations(self.adapters, 2):
+            if (dag := one.replace("-", "_")) == other.replace("-", "_"):
+                raise ValueError(f"adapters {one} and {other} would both be the DAG retrain_{dag}: rename one")
         return self
 
     def adapter(self, name: str) -> Adapter:
@@ -274,8 +289,18 @@ def parse(text: str, where: str) -> Params:
 def _checked(data: dict[str, Any], where: str) -> Params:
     params = _validate(data, where)
     for name in params.adapters:
-        params.of(name)  # an override that cannot hold is said now, not at night
+        _can_be_first(params.of(name), f"{where}, adapter {name}")  # what cannot hold is said now, not at night
     return params
+
+
+def _can_be_first(params: Params, where: str) -> None:
+    """A first candidate is held against the base, on the rows that the base is asked."""
+    asked, needed = params.evaluate.base_rows, params.gates.min_rows
+    if asked < needed:
+        raise ParamsError(
+            f"{where}: evaluate.base_rows is {asked}, gates.min_rows is {needed}: a first candidate is judged on the rows that "
+            "the base is asked too, so none could ever pass: raise evaluate.base_rows or lower gates.min_rows"
+        )
 
 
 def read(path: Path) -> dict[str, Any]:

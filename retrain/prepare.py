@@ -1,7 +1,8 @@
 """Stage `prepare`: seed + failure cases -> rows that train, and the frozen suites that judge.
 
 Files only. Every split goes by the hash of the conversation or question, so nothing moves when data grows; a training
-row that copies `golden` is dropped and counted, and a question with two different answers trains nothing.
+row that copies `golden` is dropped and counted, and a question with two different answers trains nothing, unless one of
+them is the seed's: a correction that contradicts it is dropped. What no candidate could answer rightly judges none.
 """
 
 from collections import Counter, defaultdict
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrain import params as params_
+from retrain import preflight
+from retrain.answers import SCHEMA, Schema, misfit, schema_of
 from retrain.errors import DataError
 from retrain.records import Example, read_examples, read_folder, rows_digest, unit_hash, write_json, write_jsonl
 
@@ -31,9 +34,15 @@ def prepare(
     audits: Sequence[tuple[str, list[Example]]],
     rules: params_.Prepare,
     labels: Sequence[str],
+    schema: Schema | None,
 ) -> Prepared:
-    """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate."""
+    """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate.
+
+    `golden` is taken as it is: it is a person's file, and `preflight` refuses what is wrong in it.
+    """
     left_out: Counter[str] = Counter()
+    seed = _fitting(seed, schema, left_out)
+    failures = _undisputed(_fitting(failures, schema, left_out), seed, left_out)
     held = [row for row in seed if unit_hash(row.split_key, "retained") < rules.retained_share]
     pool = [row for row in seed if unit_hash(row.split_key, "retained") >= rules.retained_share]
     if audits:
@@ -42,9 +51,11 @@ def prepare(
         audit = [row for row in pool if unit_hash(row.split_key, "audit") < rules.first_audit_share]
         pool = [row for row in pool if unit_hash(row.split_key, "audit") >= rules.first_audit_share]
         earlier = []
+    audit, earlier = _fitting(audit, schema, left_out), _fitting(earlier, schema, left_out)
     repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
     learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
-    judging = {"golden": merge(golden), "audit": merge(audit), "repair": merge(repair), "retained": merge([*held, *earlier])}
+    repair = _known_labels(merge(repair), labels, left_out)
+    judging = {"golden": merge(golden), "audit": merge(audit), "repair": repair, "retained": merge([*held, *earlier])}
     rows = _consistent(merge([*pool, *learn]), left_out)
     rows = _without_copies(rows, judging["golden"], left_out)
     rows = _known_labels(rows, labels, left_out)
@@ -76,6 +87,22 @@ def _target(audits: Sequence[tuple[str, list[Example]]], rules: params_.Prepare)
 
     newest = [row for row in audits[-1][1] if not to_retained(row)]
     return newest, [row for _, rows in audits[:-1] for row in rows if to_retained(row)]
+
+
+def _fitting(rows: Sequence[Example], schema: Schema | None, left_out: Counter[str]) -> list[Example]:
+    kept = [row for row in rows if misfit(row.answer, schema) is None]
+    left_out["answer does not fit the output schema"] += len(rows) - len(kept)
+    return kept
+
+
+def _undisputed(failures: list[Example], seed: Sequence[Example], left_out: Counter[str]) -> list[Example]:
+    """Without corrections that contradict the seed: one wrong correction must not evict what a person wrote with care."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in seed:
+        answers[row.key].add(row.answer)
+    kept = [row for row in failures if row.key not in answers or row.answer in answers[row.key]]
+    left_out["correction contradicts the seed"] += len(failures) - len(kept)
+    return kept
 
 
 def _consistent(rows: list[Example], left_out: Counter[str]) -> list[Example]:
@@ -117,7 +144,9 @@ def read_audits(folder: Path) -> list[tuple[str, list[Example]]]:
 
 def main(adapter: str) -> None:
     params = params_.load().of(adapter)
+    preflight.check(Path(), params, adapter)
     spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
+    schema = schema_of(Path(), spec)
     seed = read_examples(Path("data/seed") / f"{adapter}.jsonl")
     made = prepare(
         seed=seed,
@@ -126,12 +155,15 @@ def main(adapter: str) -> None:
         audits=read_audits(suites / "audit"),
         rules=params.prepare,
         labels=spec.labels,
+        schema=schema,
     )
     if not made.train:
         raise DataError(f"no row of data/seed/{adapter}.jsonl ({len(seed)} rows) trains: {made.left_out or 'it is empty'}")
     write_jsonl(out / "data" / "train.jsonl", made.train)
     for name, rows in made.suites.items():
         write_jsonl(out / "suites" / f"{name}.jsonl", rows)
+    if schema is not None:
+        write_json(out / "suites" / SCHEMA, schema)
     counts = {name: len(rows) for name, rows in made.suites.items()}
     left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
     report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
+from retrain import errors
 from retrain.errors import RetrainError
 
 GRACE = 5.0  # seconds between TERM and KILL: a stage needs one to drop its partial files, nothing needs more
@@ -136,7 +139,10 @@ def try_git(root: Path, *args: str) -> "subprocess.CompletedProcess[str]":
 
 
 def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> str:
-    """Output of `dvc ...` in root, each line also to on_line as it comes; a failure is a RetrainError with its last lines."""
+    """Output of `dvc ...` in root, each line also to on_line as it comes.
+
+    A failure is the error that a stage told, where one did, else a RetrainError with DVC's last lines.
+    """
     lines: list[str] = []
 
     def keep(line: str) -> None:
@@ -146,8 +152,24 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
 
     code = run_group([sys.executable, "-m", "dvc", *args], cwd=root, env=environment(), on_line=keep)
     if code:
-        raise failure(["dvc", *args], root, code, lines)
+        raise refusal(lines) or failure(["dvc", *args], root, code, lines)
     return "\n".join(lines)
+
+
+def told(error: RetrainError) -> str:
+    """How a stage prints its error, so that `refusal` finds it among the lines of `dvc repro`."""
+    return f"error[{type(error).__name__}]: " + str(error).replace("\n", "\n  ")
+
+
+def refusal(lines: Sequence[str]) -> RetrainError | None:
+    """The error that a stage told in these lines, of its own class and so with its exit code; None where none did."""
+    for number, line in enumerate(lines):
+        found = re.match(r"error\[(\w+)\]: (.*)", line)
+        kind = getattr(errors, found[1], None) if found else None
+        if found and isinstance(kind, type) and issubclass(kind, RetrainError):
+            more = takewhile(lambda line: line.startswith("  "), lines[number + 1 :])
+            return kind("\n".join([found[2], *(line[2:] for line in more)]))
+    return None
 
 
 def failure(command: list[str], root: Path, code: int, lines: Iterable[str]) -> RetrainError:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from retrain.errors import RetrainError
-from retrain.process import die_with_parent
+from retrain.process import die_with_parent, told
 
 
 def run(main: Callable[[str], None]) -> None:
@@ -14,5 +14,5 @@ def run(main: Callable[[str], None]) -> None:
     try:
         main(sys.argv[1])
     except RetrainError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         sys.exit(error.exit_code)

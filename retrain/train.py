@@ -20,6 +20,7 @@ from retrain.errors import DataError, RetrainError
 from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, write_json
 
 Tokens = tuple[list[int], list[int]]  # question ids, completion ids
+FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
 def digest(folder: Path) -> str:
@@ -47,11 +48,13 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
     import torch
 
     settings, spec = params.train, params.adapter(adapter)
-    device = base.choose_device(settings.device)
+    device, system = base.choose_device(settings.device), prompts.read_prompt(Path(spec.prompt))
     random.seed(params.seed)
     torch.manual_seed(params.seed)
     model, tokenizer = base.load(base_folder, device)
-    template = prompts.Template(tokenizer, prompts.read_prompt(Path(spec.prompt)), settings.max_length)
+    template = prompts.Template(tokenizer, system, settings.max_length)
+    given = len(rows)
+    rows = _short_enough(rows, template)
     data = tokenise(rows, template)
     if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
         model.set_attn_implementation("eager")
@@ -70,6 +73,7 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
         "max_length": settings.max_length,
         "dataset": rows_digest(rows),
         "rows": len(rows),
+        "too_long": given - len(rows),
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
         "residency": base.residency(device),
@@ -79,15 +83,23 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
     _publish(model, run, rows, target)
 
 
+def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[Example]:
+    """The rows whose answer leaves room for a question; more than FEW others are an error that names the first."""
+    tokens = {row.id: len(template.completion(row.answer)) for row in rows}
+    longer = [row.id for row in rows if tokens[row.id] >= template.max_length]
+    if len(longer) > FEW * len(rows):
+        raise DataError(
+            f"row {longer[0]}: its answer has {tokens[longer[0]]} tokens, train.max_length is {template.max_length}; "
+            f"{len(longer)} of {len(rows)} rows are too long, at most {FEW:.0%} are left out: raise train.max_length"
+        )
+    return [row for row in rows if row.id not in longer]
+
+
 def tokenise(rows: Sequence[Example], template: prompts.Template) -> list[Tokens]:
-    """Question and completion ids of each row; a row whose answer alone fills max_length is an error that names it."""
+    """Question and completion ids of each row; each answer leaves room for a question."""
     data = []
     for row in rows:
         completion = template.completion(row.answer)
-        if len(completion) >= template.max_length:
-            raise DataError(
-                f"row {row.id}: its answer has {len(completion)} tokens, train.max_length is {template.max_length}: raise it"
-            )
         question = template.question(row.messages[:-1])
         data.append((question[-(template.max_length - len(completion)) :], completion))
     if not data:
@@ -234,7 +246,9 @@ def main(adapter: str) -> None:
     log = Path(".retrain") / "train" / f"{adapter}.jsonl"  # git-ignored and declared by no stage: it holds times
     train(rows, adapter, params, Path("out/base") / params.adapter(adapter).base, target, log)
     run = read_json(target / "run.json")
-    print(f"trained {adapter}: {run['rows']} rows, {run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}")
+    left_out = f" ({run['too_long']} longer than train.max_length left out)" if run["too_long"] else ""
+    learned = f"{run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}"
+    print(f"trained {adapter}: {run['rows']} rows{left_out}, {learned}")
 
 
 if __name__ == "__main__":

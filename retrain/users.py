@@ -1,5 +1,6 @@
 """Simulated users in front of the champion that really serves: one window of messages, its answers, its log file."""
 
+import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 from monitoring.windows import Window
 from retrain import jobs, simulate
 from retrain.generate import Model
+from retrain.ledger import Promotion
+from retrain.records import read_json
 from retrain.workspace import Workspace
 
 
@@ -30,7 +33,7 @@ class Users:
         serving, folder = jobs.champion_folder(self.workspace, self.adapter)
         params = self.workspace.params.of(self.adapter)
         if self.model is None or self.model[0] != serving.version:
-            self.model = (serving.version, Model(self._base(), device=params.train.device, adapter=folder))
+            self.model = (serving.version, Model(self._base(serving, folder), device=params.train.device, adapter=folder))
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
         most = params.adapter(self.adapter).max_new_tokens
         with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
@@ -41,12 +44,16 @@ class Users:
         )  # fmt: skip
         return simulate.write(self.workspace.root, self.adapter, window, rows)
 
-    def _base(self) -> Path:
-        """The unpacked base of this workspace, checked out of the shared cache once."""
-        name = self.workspace.params.adapter(self.adapter).base
-        target = self.workspace.local / "base" / name
+    def _base(self, serving: Promotion, folder: Path) -> Path:
+        """The base that the champion was trained on, checked out of the shared cache once, whole or not at all."""
+        run = read_json(folder / "run.json")
+        target = self.workspace.local / "base" / f"{run['base']}-{run['base_digest'][:12]}"
         if not target.exists():
+            scratch = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.rmtree(scratch, ignore_errors=True)
             with self.workspace.clone("base") as clone:
-                clone.dvc("pull", "--force", f"out/base/{name}")
-                shutil.copytree(clone.root / "out" / "base" / name, target)
+                clone.git("checkout", "--quiet", "--detach", serving.commit)
+                clone.dvc("pull", "--force", f"out/base/{run['base']}")
+                shutil.copytree(clone.root / "out" / "base" / run["base"], scratch)
+            scratch.rename(target)
         return target

@@ -9,6 +9,7 @@ from monitoring import failures, trigger
 from monitoring.sources import open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, notify, policies, projections
+from retrain.answers import schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
@@ -100,7 +101,8 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
     since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
     fresh = site.logs.known(window.end, from_stamp(since) if since else None)
     unread = fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=stamp(window.end))
+    schema, at = schema_of(site.workspace.root, params.adapter(site.adapter)), stamp(window.end)
+    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=at, schema=schema)
     runs = site.registry.training_runs(site.adapter, KEPT)
     facts = trigger.Facts(
         at=site.now,
@@ -182,9 +184,10 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
-        labels = load(clone.root).adapter(adapter).labels  # as the remote has them: the checkout may be behind
+        spec = load(clone.root).adapter(adapter)  # as the remote has it: the checkout may be behind
+        labels, schema = spec.labels, schema_of(clone.root, spec)
         rate = params.failures.audit_rate
-        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at)
+        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
         rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
         if (folder / f"{at}.jsonl").exists():

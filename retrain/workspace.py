@@ -312,9 +312,14 @@ def _start(root: Path, adapter: str) -> list[str]:
         write_text(root / seed, "")
     path = root / "champion" / f"{adapter}.json"
     if not path.exists():
-        first: dict[str, Any] = {"purpose": "first", "version": None, "digest": None, "attempts": [], "audit": None}
-        write_json(path, {"schema": 1, "adapter": adapter, **first})
+        write_json(path, first_state(adapter))
     return [*folders, seed]
+
+
+def first_state(adapter: str) -> dict[str, Any]:
+    """champion/<adapter>.json before there is a champion."""
+    first: dict[str, Any] = {"purpose": "first", "version": None, "digest": None, "attempts": [], "audit": None}
+    return {"schema": 1, "adapter": adapter, **first}
 
 
 def _configure_dvc(root: Path, *, store: str, more: str) -> None:

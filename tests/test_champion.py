@@ -1,6 +1,8 @@
 """A champion answers simulated users, and from its tag, in another clone with nothing cached, every byte comes again."""
 
 import os
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,11 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, rows, workspace
 
-from retrain import jobs, ledger, watch
+from retrain import base, jobs, ledger, watch
 from retrain.errors import IntegrityError
-from retrain.records import Example, file_digest, parse_time, read_jsonl, write_jsonl
+from retrain.records import Example, file_digest, parse_time, read_json, read_jsonl, write_jsonl
 from retrain.registry import Registry
+from retrain.users import Users
 from retrain.workspace import Workspace
 
 RECIPE = """
@@ -40,6 +43,20 @@ def test_another_clone_of_the_tag_reproduces_every_byte(promoted: Workspace, tmp
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Running stage 'train@support'" in done.stdout
     assert "cached" not in done.stdout
+
+
+def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = Users(promoted, "support", [], [], [], random.Random(0))
+    serving, folder = jobs.champion_folder(promoted, "support")
+
+    def half(source: Path, target: Path) -> None:
+        Path(target).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(shutil, "copytree", half)
+        users._base(serving, folder)
+    assert base.digest(users._base(serving, folder)) == read_json(folder / "run.json")["base_digest"]
 
 
 def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(promoted: Workspace, tmp_path: Path) -> None:

@@ -79,6 +79,25 @@ def test_a_task_without_labels_takes_any_answer() -> None:
     assert (made.held, made.new_labels) == ([], {})
 
 
+def test_a_correction_that_does_not_fit_the_output_schema_is_kept_out_with_the_reason() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    answers = ['{"n": 1}', '{"n": 1', '{"n": "one"}']
+    made = collect(
+        *(row(f"r{i}", f"question {i}", correction=text) for i, text in enumerate(answers)), labels=(), schema=schema
+    )
+    assert [example.answer for example in made.examples] == ['{"n": 1}']
+    assert made.quarantined == [
+        {"request_id": "r1", "reason": "the answer is no JSON"},
+        {"request_id": "r2", "reason": "the answer does not fit the output schema at $.n: 'one' is not of type 'integer'"},
+    ]
+
+
+def test_a_correction_that_is_blank_to_the_eye_becomes_no_label() -> None:
+    made = collect(row("r1", correction="\u200b\u00ad"))
+    assert (made.examples, made.new_labels) == ([], {})
+    assert made.quarantined == [{"request_id": "r1", "reason": "the answer is blank"}]
+
+
 def test_what_was_collected_before_is_left_out_unless_its_label_changed() -> None:
     corrected = row("r1", correction="refund_status")
     assert collect(corrected, seen={("r1", "refund_status")}).examples == []

@@ -5,7 +5,7 @@ import pandas as pd
 from monitoring import drift
 from monitoring.sources import Rows
 from retrain import params as params_
-from retrain.prepare import merge, prepare
+from retrain.prepare import Prepared, merge, prepare
 from retrain.records import Example, Origin
 
 PARAMS = params_.load(".")
@@ -16,9 +16,9 @@ def example(text: str, answer: str = "a", source: str = "seed", request: str | N
     return Example.of(text, answer, source=source, origins=origins)
 
 
-def prepared(**given: list) -> object:
+def prepared(labels: tuple[str, ...] = ("a", "b"), schema: dict | None = None, **given: list) -> Prepared:
     rows = {"seed": [], "failures": [], "golden": [], "audits": [], **given}
-    return prepare(**rows, rules=PARAMS.prepare, labels=("a", "b"))
+    return prepare(**rows, rules=PARAMS.prepare, labels=labels, schema=schema)
 
 
 # --- prepare
@@ -54,6 +54,39 @@ def test_a_label_that_is_not_admitted_trains_nothing_and_equal_rows_keep_all_ori
     assert made.left_out["label not admitted"] > 0
     twice = merge([example("hello", "a", "failure", "r1"), example("Hello!", "a", "failure", "r2")])
     assert [origin.request_id for origin in twice[0].origins] == ["r1", "r2"]
+
+
+def test_a_wrong_correction_does_not_evict_the_seed_row_of_its_question() -> None:
+    seed = [example(f"question {i}") for i in range(40)]
+    wrong = [example(f"Question {i}?", "b", "failure", f"r{i}") for i in range(40)]
+    made = prepared(seed=seed, failures=wrong)
+    assert {row.id for row in made.train} == {row.id for row in prepared(seed=seed).train}
+    assert "repair" not in made.suites
+    assert made.left_out["correction contradicts the seed"] == 40
+    agreeing = prepared(seed=seed, failures=[example(f"question {i}", "a", "failure", f"r{i}") for i in range(40)])
+    assert agreeing.left_out["correction contradicts the seed"] == 0
+
+
+def test_what_no_candidate_could_repair_is_not_asked_of_it() -> None:
+    held = [example(f"new thing {i}", "gift", "failure", f"r{i}") for i in range(40)]
+    known = [example(f"old thing {i}", "b", "failure", f"s{i}") for i in range(40)]
+    made = prepared(seed=[example(f"question {i}") for i in range(20)], failures=[*held, *known])
+    assert {row.answer for row in made.suites["repair"]} == {"b"}
+    assert made.left_out["label not admitted"] == 40
+
+
+def test_an_answer_that_does_not_fit_the_output_schema_neither_trains_nor_judges() -> None:
+    schema = {"type": "object", "required": ["n"]}
+    good, bad = [[(f"{kind} {i}", answer) for i in range(40)] for kind, answer in (("good", '{"n": 1}'), ("bad", '{"n": 1'))]
+    rows = {
+        source: [example(f"{source} {question}", answer, source) for question, answer in (*good, *bad)]
+        for source in ("seed", "failure", "audit")
+    }
+    made = prepared((), schema, seed=rows["seed"], failures=rows["failure"], audits=[("2026", rows["audit"])])
+    kept = [row for suite in (made.train, *made.suites.values()) for row in suite]
+    assert {row.answer for row in kept} == {'{"n": 1}'}
+    assert {row.source for row in kept} == {"seed", "failure", "audit"}
+    assert made.left_out["answer does not fit the output schema"] == 120
 
 
 # --- drift

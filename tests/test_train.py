@@ -8,6 +8,7 @@ import pytest
 from retrain import base, prompts, train
 from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
+from retrain.evaluate import Arms, Judge
 from retrain.generate import Model
 from retrain.records import Example, read_json
 
@@ -69,12 +70,44 @@ def test_an_answer_that_fills_the_length_limit_is_named(params: params_.Params, 
     assert not Path("adapter").exists()
 
 
+def test_a_few_answers_that_are_too_long_are_left_out_and_counted(params: params_.Params, tiny: Path) -> None:
+    short = [Example.of(f"where is my {a} {b}", LABELS[0], source="seed") for a in WORDS for b in "abcdefghijklmno"]
+    long = Example.of("where is my card", "refund " * 40, source="seed")
+    train.train([*short, long], "support", params, tiny, Path("adapter"), Path("log.jsonl"))
+    run = read_json(Path("adapter/run.json"))
+    assert (run["rows"], run["too_long"]) == (len(short), 1)
+    assert len(read_json(Path("adapter/trained_on.json"))) == len(short)
+
+
 def test_a_gpu_that_is_not_there_is_said_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ParamsError, match="no CUDA device"):
         base.choose_device("cuda")
+
+
+def test_two_questions_that_differ_in_punctuation_alone_are_asked_apart(params: params_.Params, tiny: Path) -> None:
+    Path("out/base").mkdir(parents=True)
+    Path("out/base/smollm2").symlink_to(tiny)
+    rows = [Example.of(text, "a", source="golden") for text in ("where is a card", "where < is | a card >")]
+    assert rows[0].key == rows[1].key
+
+    def ask(some: list[Example], cache: str) -> list[str]:
+        return Arms("orders", params, Path(cache)).base_arm(some)
+
+    Path("data/prompts/orders.txt").write_text("answer")
+    apart = [ask([row], f"cache{i}")[0] for i, row in enumerate(rows)]
+    assert apart[0] != apart[1]
+    assert ask(rows, "together") == apart
+    assert [ask([row], "together")[0] for row in rows] == apart
+
+
+def test_an_expected_answer_that_is_no_json_is_not_measured_and_stops_nothing() -> None:
+    judge = Judge("generation", {"type": "object"})
+    assert judge.right('{"a": 1}', '{"a":1}') is True
+    assert judge.right('{"a": 1', '{"a":1}') is False
+    assert judge.right('{"a": 1}', '{"a":1') is None
 
 
 def test_batched_answers_are_those_of_one_row_at_a_time_and_held_to_the_labels(params: params_.Params, tiny: Path) -> None:

@@ -1,0 +1,53 @@
+"""What an answer must be: a visible text, and where the adapter has an output schema, JSON that fits it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from retrain.errors import ParamsError
+from retrain.params import Adapter
+
+Schema = dict[str, Any]
+SCHEMA = "schema.json"  # beside the suites: `prepare` freezes there what `evaluate` judges by
+
+
+def schema_of(root: Path, spec: Adapter) -> Schema | None:
+    """The adapter's output schema, None where its answers are labels or free text; ParamsError where it is no schema."""
+    if spec.output is None:
+        return None
+    path = Path(root) / spec.output
+    fix = "correct `output` in params.yaml, or mend the file"
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"output schema {path} does not exist: {fix}") from error
+    except ValueError as error:
+        raise ParamsError(f"output schema {path} is not JSON ({error}): {fix}") from error
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    if not isinstance(schema, dict):
+        raise ParamsError(f"output schema {path} is a JSON {type(schema).__name__}, must be an object: {fix}")
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        raise ParamsError(f"output schema {path} is no JSON schema at {error.json_path}: {error.message}: {fix}") from error
+    return schema
+
+
+def misfit(answer: str, schema: Schema | None) -> str | None:
+    """Why nobody could be held to this answer, or None: it is blank, no JSON, or does not fit the schema."""
+    if not any(char.isprintable() and not char.isspace() for char in answer):
+        return "the answer is blank"
+    if schema is None:
+        return None
+    from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
+
+    try:
+        error = next(validator_for(schema)(schema).iter_errors(json.loads(answer)), None)
+    except (json.JSONDecodeError, RecursionError):
+        return "the answer is no JSON"
+    except Unresolvable as unknown:
+        raise ParamsError(f"the output schema names {unknown.ref!r}, which is not in it: a schema is one file") from unknown
+    return f"the answer does not fit the output schema at {error.json_path}: {error.message[:200]}" if error else None
