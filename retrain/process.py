@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def _bind(libc: ctypes.CDLL, parent: int) -> None:
     libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the call: no signal will come any more
         os._exit(1)
+
+
+def public(address: str) -> str:
+    """An address without the user and password in it."""
+    return re.sub(r"//[^/@\s]*@", "//", address)
 
 
 def alive(pid: str) -> bool:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from monitoring.windows import Window
 from retrain import jobs, simulate
+from retrain.evaluate import Judge
 from retrain.generate import Model
+from retrain.records import read_json
 from retrain.workspace import Workspace
 
 
 class Users:
-    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "style"?})."""
+    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "answer"?, "style"?})."""
 
     def __init__(
         self, workspace: Workspace, adapter: str, rows: Sequence[dict[str, str]], initial: Sequence[str],
@@ -37,7 +39,7 @@ class Users:
             answers = simulate.ask(self.model[1], messages, batch=params.evaluate.batch, max_new_tokens=most, tick=bar.update)
         rows = simulate.logs(
             messages, answers, phase, at=window, adapter=self.adapter, version=serving.tag,
-            audit_rate=params.failures.audit_rate, rng=self.rng,
+            audit_rate=params.failures.audit_rate, judge=judge_of(self.workspace, self.adapter), rng=self.rng,
         )  # fmt: skip
         return simulate.write(self.workspace.root, self.adapter, window, rows)
 
@@ -50,3 +52,9 @@ class Users:
                 clone.dvc("pull", "--force", f"out/base/{name}")
                 shutil.copytree(clone.root / "out" / "base" / name, target)
         return target
+
+
+def judge_of(workspace: Workspace, adapter: str) -> Judge:
+    """What says whether an answer of this adapter is right, with the schema as it lies in the workspace."""
+    spec = workspace.params.adapter(adapter)
+    return Judge(spec.task, read_json(workspace.root / spec.output) if spec.output else None)

@@ -1,5 +1,6 @@
 """`retrain <verb>`: thin. Exit codes: 0 done, 1 fault, 2 bad usage, 3 rejected, 4 nothing to do, 5 busy, 6 stale."""
 
+import errno
 import os
 import sys
 
@@ -13,6 +14,15 @@ VERBS = {
     "Watch": (watching.monitor, watching.why, watching.trigger, watching.collect),
     "Release": (releasing.repro, releasing.register, releasing.promote, releasing.rollback),
     "Look": (looking.status, looking.history, looking.pages, looking.up, looking.doctor),
+}
+FIXES = {
+    errno.EACCES: "check its owner and its mode",
+    errno.EPERM: "check its owner and its mode",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOSPC: "free some space, such as with `dvc gc -w`",
+    errno.EDQUOT: "free some space, such as with `dvc gc -w`",
+    errno.ENOTDIR: "a file is where a folder must be: move it away",
+    errno.EISDIR: "a folder is where a file must be: move it away",
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -30,9 +40,25 @@ def main() -> None:
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a reader that has left is noticed here, and not while the interpreter ends
     except RetrainError as error:
-        print(f"error: {error}" if error.exit_code != 4 else str(error), file=sys.stderr)
+        print(str(error) if error.exit_code in (3, 4) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # `retrain history support | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, in one line: where, what, and the fix where there is one."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    fix = FIXES.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f": {fix}" if fix else "")

@@ -14,21 +14,60 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
 
     Example: retrain status -w demo
     """
-    from retrain import jobs, ledger, projections
-
     space = open_workspace(workspace)
+    data, lines = _pushed(space) if space.params.workspace.remote else _here(space)
+    out({"schema": 1, **data}, as_json, lines)
+
+
+def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
+    """As the remote's ledger and MLflow have it."""
+    from retrain import projections
+
     behind = space.behind()
-    data: dict[str, Any] = {"schema": 1, "behind": behind.commits, "dirty": behind.dirty, "adapters": {}}
+    data: dict[str, Any] = {"pushed": True, "behind": behind.commits, "dirty": behind.dirty, "adapters": {}}
     lines = [f"checkout: {behind.commits} commits behind{', with changes of its own' if behind.dirty else ''}"]
     for name in space.params.adapters:
-        state = ledger.state(jobs.entries(space, name))
-        last = state.attempts[-1] if state.attempts else None
-        serving = state.champion.tag if state.champion else None
+        serving, last = _standing(space, name)
         seen = projections.last_window(space, name, datetime.now(UTC))
         data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
         lines += [f"  {line}" for line in seen.lines()]
-    out(data, as_json, lines)
+    return data, lines
+
+
+def _here(space: Any) -> tuple[dict[str, Any], list[str]]:
+    """A workspace without a remote, such as the repository root: what its own files say."""
+    from retrain.card import one_line
+    from retrain.verdict import read_verdict
+
+    data: dict[str, Any] = {"pushed": False, "behind": None, "dirty": None, "adapters": {}}
+    lines = ["no remote is named (params.yaml, workspace.remote): nothing is pushed from here; this is what the files here say"]
+    for name in space.params.adapters:
+        serving, last = _standing(space, name)
+        path = space.root / "out" / name / "verdict.json"
+        verdict = read_verdict(path) if path.exists() else None
+        told = {"status": verdict.status, "promote": verdict.promote, "why": one_line(verdict)} if verdict else None
+        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None, "verdict": told}
+        lines.append(
+            f"{name}: {serving or 'no champion'}; " + (f"out/{name}/verdict.json: {told['status']}" if told else "no verdict")
+        )
+        lines.append(f"  {told['why']}" if told else f"  run `dvc repro gate@{name}` for one")
+    return data, lines
+
+
+def _entries(space: Any, adapter: str) -> Any:
+    """The ledger's lines: the remote's, or where none is named those of the file here."""
+    from retrain import jobs, ledger
+
+    return jobs.entries(space, adapter) if space.params.workspace.remote else ledger.read(space.root, adapter)
+
+
+def _standing(space: Any, adapter: str) -> tuple[str | None, Any]:
+    """The champion's tag and the newest attempt, as the ledger has them."""
+    from retrain import ledger
+
+    state = ledger.state(_entries(space, adapter))
+    return state.champion.tag if state.champion else None, state.attempts[-1] if state.attempts else None
 
 
 def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
@@ -36,12 +75,15 @@ def history(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> Non
 
     Example: retrain history support
     """
-    from retrain import jobs
     from retrain.ledger import describe
 
-    lines = jobs.entries(open_workspace(workspace, adapter), adapter)
+    space = open_workspace(workspace, adapter)
+    lines = _entries(space, adapter)
+    none = f"{adapter} has no history yet"
+    if space.params.workspace.remote is None:
+        none = f"{adapter} has no history here: no remote is named, so attempts are not recorded; see `retrain status`"
     data = {"schema": 1, "adapter": adapter, "lines": [line.as_dict() for line in lines]}
-    out(data, as_json, [describe(line) for line in lines] or [f"{adapter} has no history yet"])
+    out(data, as_json, [describe(line) for line in lines] or [none])
 
 
 def pages(

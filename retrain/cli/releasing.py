@@ -1,11 +1,11 @@
 """Verbs that change what serves, or try to: repro, register, promote, rollback."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from retrain.cli.shared import HERE, Json, Name, Root, Set, open_workspace, out, say, say_for, time_of
-from retrain.errors import NothingToDo, RejectedError
+from retrain.cli.shared import HERE, Json, Name, Root, Set, open_workspace, out, say_for, time_of
+from retrain.errors import NotEnoughData, NothingToDo, RejectedError
 
 
 def repro(
@@ -23,33 +23,51 @@ def repro(
 
     space = open_workspace(workspace, adapter)
     made = watch.retrain(space, adapter, time_of(end, "--end"), say=say_for(as_json), overrides=tuple(override or ()))
-    out(made.attempt.as_dict(), as_json, [f"{made.attempt.status}: {made.attempt.why}"])
+    attempt = made.attempt
+    out(attempt.as_dict(), as_json, [f"{attempt.status}: {attempt.why}"])
     if not made.fresh:
-        raise NothingToDo(f"the attempt at {made.attempt.end} is in the ledger already")
-    if not made.attempt.promote:
+        raise NothingToDo(f"the attempt at {attempt.end} is in the ledger already")
+    if attempt.status == "not_evaluated":
+        raise NotEnoughData(f"nothing is promoted. {attempt.why}")  # it says what is missing
+    if not attempt.promote:
         raise RejectedError("the gate did not pass it; the champion stays")
 
 
-def register(adapter: Name, workspace: Root = HERE) -> None:
+def register(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
     """Register the newest attempt's bytes in MLflow, if its verdict passed.
 
     Example: retrain register support
     """
     from retrain import jobs
 
-    print(f"{adapter}-v{jobs.register(open_workspace(workspace), adapter)} is registered")
+    version = jobs.register(open_workspace(workspace, adapter), adapter)
+    tag = f"{adapter}-v{version}"
+    out({"schema": 1, "adapter": adapter, "version": version, "tag": tag}, as_json, [f"{tag} is registered"])
 
 
-def promote(adapter: Name, workspace: Root = HERE) -> None:
+def promote(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
     """Make the newest passed candidate champion: ledger, then alias.
 
     Example: retrain promote support
     """
-    from retrain import jobs, projections
+    from retrain import projections
 
-    space = open_workspace(workspace)
-    print(f"{jobs.promote(space, adapter).tag} is champion", flush=True)
-    projections.refresh(space, adapter, panels=False, say=say)
+    space = open_workspace(workspace, adapter)
+    promotion, fresh = _promoted(space, adapter)
+    if fresh or as_json:
+        out(promotion.as_dict(), as_json, [f"{promotion.tag} is champion"])
+    projections.refresh(space, adapter, panels=False, say=say_for(as_json))
+    if not fresh:
+        raise NothingToDo(f"{promotion.tag} is champion already, promoted {promotion.at}: nothing to promote")
+
+
+def _promoted(space: Any, adapter: str) -> Any:
+    """The ledger's line of what serves, and whether this call wrote it."""
+    from retrain import jobs
+
+    before = jobs.entries(space, adapter)
+    promotion = jobs.promote(space, adapter)
+    return promotion, promotion not in before
 
 
 def rollback(
@@ -57,13 +75,16 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="a version that served; default: the one before")] = None,
     reason: Annotated[str, typer.Option(help="kept in the ledger for ever")] = "rolled back by hand",
     workspace: Root = HERE,
+    as_json: Json = False,
 ) -> None:
     """Put an earlier champion back.
 
     Example: retrain rollback support --reason 'refunds went wrong'
     """
-    from retrain import jobs, projections
+    from retrain import jobs, ledger, projections
 
-    space = open_workspace(workspace)
-    print(f"{jobs.rollback(space, adapter, version=to, reason=reason).tag} serves again", flush=True)
-    projections.refresh(space, adapter, panels=False, say=say)
+    space = open_workspace(workspace, adapter)
+    serving = jobs.rollback(space, adapter, version=to, reason=reason)
+    line = [entry for entry in jobs.entries(space, adapter) if isinstance(entry, ledger.Rollback)][-1]
+    out(line.as_dict(), as_json, [f"{serving.tag} serves again"])
+    projections.refresh(space, adapter, panels=False, say=say_for(as_json))

@@ -40,6 +40,8 @@ def open_workspace(root: Path, adapter: str | None = None) -> Any:
     """The workspace, in which this adapter is known before anything is made or asked."""
     from retrain.workspace import Workspace
 
+    if root.exists() and not root.is_dir():
+        raise ParamsError(f"--workspace {root} is a file: give the folder that holds params.yaml")
     space = Workspace.open(root)
     if adapter is not None:
         space.params.adapter(adapter)

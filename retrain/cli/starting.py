@@ -1,7 +1,7 @@
 """Verbs that make something to look at: init, demo, simulate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,11 +68,12 @@ def simulate(
     adapter: Name,
     start: Annotated[str, typer.Option(help="ISO 8601, with a zone")],
     end: Annotated[str, typer.Option(help="ISO 8601, with a zone")],
-    traffic: Annotated[Path, typer.Option(help="JSONL of text and label")],
+    traffic: Annotated[Path, typer.Option(help="JSONL of text and label, or text and answer (and kind)")],
     rows: Annotated[int, typer.Option(min=1)] = 320,
     arriving_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="share of labels that the adapter does not list")
+        float, typer.Option(min=0.0, max=1.0, help="share of rows whose label the adapter does not list")
     ] = 0.0,
+    arriving: Annotated[list[str] | None, typer.Option(help="without labels: a kind of rows that is new")] = None,
     corrected: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
     poison: Annotated[list[str] | None, typer.Option(help="TRUE=WRONG: corrections given for a label")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -89,18 +90,50 @@ def simulate(
     from retrain.users import Users
 
     space = open_workspace(workspace, adapter)
-    messages = simulate_.read_traffic(traffic)
-    listed = set(space.params.adapter(adapter).labels)
-    present = sorted({row["label"] for row in messages})
-    known = tuple(label for label in present if label in listed)
-    new = tuple(label for label in present if label not in listed)
+    window = window_of(space, start, end)
+    labels = space.params.adapter(adapter).labels
+    if not labels and poison:
+        raise ParamsError(f"--poison swaps labels, and {adapter} answers in free text: leave it out")
+    messages, known, new = (_of_labels if labels else _of_answers)(space, adapter, traffic, arriving or [])
+    if arriving_share and not new:
+        what = f"a label that {adapter} does not list" if labels else "a kind that --arriving names"
+        raise ParamsError(f"--arriving-share {arriving_share:g}: no row of {traffic} has {what}")
     wrong = [pair for pair in poison or [] if "=" not in pair]
-    if wrong or not known:
-        raise ParamsError(f"--poison {wrong[0]!r} must be TRUE=WRONG" if wrong else f"{traffic} has no label of {adapter}")
-    users = Users(space, adapter, messages, known, new, random.Random(seed))
+    if wrong:
+        raise ParamsError(f"--poison {wrong[0]!r} must be TRUE=WRONG")
     poisons = dict(pair.split("=", 1) for pair in poison or [])
     phase = simulate_.Phase(rows, arriving_share=arriving_share, corrected=corrected, poison=poisons)
-    window = window_of(space, start, end)
-    log = users.send(phase, window)
+    log = Users(space, adapter, messages, known, new, random.Random(seed)).send(phase, window)
     data = {"schema": 1, "adapter": adapter, "start": window.start.isoformat(), "end": window.end.isoformat()}
     out({**data, "rows": rows, "log": log}, as_json, [f"wrote {log}"])
+
+
+Cast = tuple[list[dict[str, str]], tuple[str, ...], tuple[str, ...]]  # rows, what is known, what is new
+
+
+def _of_labels(space: Any, adapter: str, traffic: Path, arriving: list[str]) -> Cast:
+    """New is what the adapter does not list."""
+    from retrain import simulate as simulate_
+
+    if arriving:
+        raise ParamsError(f"--arriving {arriving[0]}: {adapter} has labels, those that it does not list are the new ones")
+    messages = simulate_.read_traffic(traffic)
+    listed = space.params.adapter(adapter).labels
+    present = sorted({row["label"] for row in messages})
+    known = tuple(label for label in present if label in listed)
+    if not known:
+        raise ParamsError(f"{traffic} has no label of {adapter}, which lists {', '.join(listed)}")
+    return messages, known, tuple(label for label in present if label not in listed)
+
+
+def _of_answers(space: Any, adapter: str, traffic: Path, arriving: list[str]) -> Cast:
+    """New are the kinds that the option names."""
+    from retrain import simulate as simulate_
+    from retrain.users import judge_of
+
+    messages = simulate_.read_answers(traffic, judge_of(space, adapter))
+    kinds = {row["label"] for row in messages}
+    known = tuple(sorted(kinds - set(arriving)))
+    if not set(arriving) <= kinds or not known:
+        raise ParamsError(f"--arriving must name some of the kinds in {traffic}, not all: {', '.join(sorted(kinds))}")
+    return messages, known, tuple(arriving)

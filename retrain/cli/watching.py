@@ -1,6 +1,8 @@
 """Verbs that look at production: monitor, why, trigger, collect, and the labels that users need."""
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, time_of, window_of
-from retrain.errors import ParamsError
+from retrain.errors import NothingToDo, ParamsError
 
 
 def monitor(
@@ -121,6 +123,8 @@ def collect(
     lines = [f"{made.rows} failure cases in {made.file}; {made.waiting} wait for a label, {made.quarantined} quarantined"]
     lines += [f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in sorted(made.new_labels.items())]
     out({"schema": 1, "adapter": adapter, **dataclasses.asdict(made)}, as_json, lines)
+    if not made.fresh:
+        raise NothingToDo(f"{made.file} was collected before: a file never changes, so this call added nothing")
 
 
 def labels_list(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
@@ -136,7 +140,13 @@ def labels_list(adapter: Name, workspace: Root = HERE, as_json: Json = False) ->
     out({"schema": 1, "adapter": adapter, "waiting": rows}, as_json, lines or [f"{adapter}: no label waits"])
 
 
-def labels_admit(adapter: Name, label: list[str], workspace: Root = HERE) -> None:
+def labels_admit(
+    adapter: Name,
+    label: list[str],
+    new: Annotated[bool, typer.Option("--new", help="admit it though no waiting correction uses it")] = False,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
     """Add labels to the adapter, by commit and push.
 
     Example: retrain labels admit support gift_card
@@ -147,7 +157,27 @@ def labels_admit(adapter: Name, label: list[str], workspace: Root = HERE) -> Non
     space = open_workspace(workspace, adapter)
     try:
         rows = {name: n for name, (n, _) in watch.new_labels(space, adapter).items()}
-    except DataError:  # a label may be admitted before there are logs
+    except DataError as error:
+        if not new:
+            raise DataError(f"{error}. Without corrections no label waits: give --new to admit one all the same") from error
         rows = {}
+    if not new:
+        _refuse_unknown(adapter, label, rows, jobs.remote_params(space).adapter(adapter).labels)
     added = jobs.admit(space, adapter, label, rows=rows)
-    print(f"{adapter} now lists {', '.join(added)}: the next retraining learns them")
+    lines = [f"{adapter} now lists {', '.join(added)}: the next retraining learns them"]
+    out({"schema": 1, "adapter": adapter, "admitted": added}, as_json, lines)
+
+
+def _refuse_unknown(adapter: str, labels: list[str], waiting: Iterable[str], listed: Iterable[str]) -> None:
+    """A label that no waiting correction uses is most likely misspelt: it would stand in the ledger for ever."""
+    waiting, listed = list(waiting), list(listed)
+    for label in labels:
+        if label in waiting or label in listed:
+            continue
+        near = difflib.get_close_matches(label, [*waiting, *listed], n=1)
+        where = f"{adapter} lists it" if near and near[0] in listed else "corrections wait with it"
+        others = f"waiting: {', '.join(waiting)}" if waiting else "none waits"
+        guess = f"did you mean {near[0]!r} ({where})?" if near else f"{others}."
+        raise ParamsError(
+            f"{adapter}: no waiting correction has the label {label!r}: {guess} Give --new to admit it all the same"
+        )
