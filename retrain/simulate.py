@@ -57,7 +57,7 @@ def read_traffic(path: Path) -> list[dict[str, str]]:
 
 def read_answers(path: Path, judge: Judge) -> list[dict[str, str]]:
     """Rows {"text", "answer" (or "label"), "kind"?, "style"?} for a task without labels; they are dealt by kind."""
-    rows = [{**row, "answer": row.get("answer", row.get("label"))} for row in _traffic(path, "answer", "label")]
+    rows = [{**row, "answer": row["answer"] if "answer" in row else row["label"]} for row in _traffic(path, "answer", "label")]
     for number, row in enumerate(rows, 1):
         if not judge.right(row["answer"], row["answer"]):
             raise DataError(
