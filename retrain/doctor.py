@@ -13,7 +13,7 @@ from pathlib import Path
 from retrain.base import residency
 from retrain.errors import ParamsError
 from retrain.params import Params
-from retrain.process import environment
+from retrain.process import environment, public
 from retrain.workspace import Workspace
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"  # of the checkout that this package is installed from
@@ -118,7 +118,7 @@ def _remote(workspace: Workspace) -> Finding:
     if workspace.params.workspace.remote is None:
         fix = "set workspace.remote in params.yaml, or `retrain init DIR`"
         return Finding("git remote", None, "none named: verbs that commit or push refuse here", fix)
-    branch, shown = workspace.params.workspace.branch, _public(workspace.remote)
+    branch, shown = workspace.params.workspace.branch, public(workspace.remote)
     try:
         answer = subprocess.run(
             ["git", "ls-remote", "--", workspace.remote, f"refs/heads/{branch}"],
@@ -129,7 +129,7 @@ def _remote(workspace: Workspace) -> Finding:
     except FileNotFoundError:
         return Finding("git remote", None, f"{shown}: not asked, git is not on PATH", "install git")
     if answer.returncode:
-        why = _public((answer.stderr.strip().splitlines() or ["no reason given"])[0])
+        why = public((answer.stderr.strip().splitlines() or ["no reason given"])[0])
         return Finding("git remote", False, f"{shown}: {why}", "check workspace.remote and your access to it")
     if not answer.stdout.strip():
         return Finding("git remote", False, f"{shown} has no branch {branch}", "push it, or set workspace.branch")
@@ -142,7 +142,7 @@ def _dvc_remote(workspace: Workspace) -> Finding:
         return Finding("dvc remote", None, "none named: datasets and adapters stay in this machine's cache", fix)
     store = workspace.dvc_remote
     if not store.startswith("/"):
-        return Finding("dvc remote", None, f"{_public(store)}: not asked")
+        return Finding("dvc remote", None, f"{public(store)}: not asked")
     if Path(store).is_dir():
         return Finding("dvc remote", True, store)
     return Finding("dvc remote", None, f"{store} does not exist yet", "the first push makes it")
@@ -154,7 +154,7 @@ def _mlflow(params: Params) -> Finding:
         return Finding("mlflow server", True, "none named: SQLite and files in .retrain/mlflow")
     if not uri.startswith(("http://", "https://")):
         return Finding("mlflow server", None, f"{uri.partition(':')[0]}: not asked")
-    shown = _public(uri)
+    shown = public(uri)
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=params.mlflow.timeout) as answer:
             return Finding("mlflow server", True, f"{shown} answers {answer.status}")
@@ -206,11 +206,6 @@ def installed(name: str) -> str | None:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None
-
-
-def _public(address: str) -> str:
-    """An address without the user and password in it."""
-    return re.sub(r"//[^/@\s]*@", "//", address)
 
 
 def _canonical(name: str) -> str:

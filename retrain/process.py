@@ -45,6 +45,11 @@ def _bind(libc: ctypes.CDLL, parent: int) -> None:
         os._exit(1)
 
 
+def public(address: str) -> str:
+    """An address without the user and password in it."""
+    return re.sub(r"//[^/@\s]*@", "//", address)
+
+
 def alive(pid: str) -> bool:
     """Whether a process of this host has this pid."""
     try:

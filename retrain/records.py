@@ -161,6 +161,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a file of JSON lines") from error
     for number, raw in enumerate(data.split(b"\n"), 1):
         if not raw.strip():
             continue

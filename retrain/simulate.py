@@ -4,6 +4,7 @@ Simulated are only who writes when, who gives feedback or a correction, and the 
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +14,7 @@ from typing import Any
 from monitoring.failures import drawn
 from monitoring.windows import Window
 from retrain.errors import DataError
+from retrain.evaluate import Judge
 from retrain.generate import Answer, Model
 from retrain.records import Message, read_jsonl, write_jsonl
 
@@ -50,10 +52,30 @@ class Decks:
 
 def read_traffic(path: Path) -> list[dict[str, str]]:
     """Rows {"text", "label", "style"?}; a row without text or label is a DataError."""
-    rows = read_jsonl(path)
+    return _traffic(path, "label")
+
+
+def read_answers(path: Path, judge: Judge) -> list[dict[str, str]]:
+    """Rows {"text", "answer" (or "label"), "kind"?, "style"?} for a task without labels; they are dealt by kind."""
+    rows = [{**row, "answer": row["answer"] if "answer" in row else row["label"]} for row in _traffic(path, "answer", "label")]
     for number, row in enumerate(rows, 1):
-        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("text", "label")):
-            raise DataError(f"{path}: row {number} has no text or no label: each line is {{'text': ..., 'label': ...}}")
+        if not judge.right(row["answer"], row["answer"]):
+            raise DataError(
+                f"{path}: the answer of row {number} does not fit the adapter's output schema: {row['answer'][:80]}"
+            )
+    return [{**row, "label": row.get("kind", "any")} for row in rows]
+
+
+def _traffic(path: Path, *names: str) -> list[dict[str, str]]:
+    """Rows that have a text and one of these."""
+    form = f'each line is {{"text": ..., "{names[0]}": ...}}'
+    rows = read_jsonl(path)
+    if not rows:
+        raise DataError(f"{path} holds no rows: {form}")
+    for number, row in enumerate(rows, 1):
+        told = next((row[name] for name in names if name in row), None)
+        if not all(isinstance(value, str) and value.strip() for value in (row.get("text"), told)):
+            raise DataError(f"{path}: row {number} has no text or no {names[0]}: {form}")
     return rows
 
 
@@ -73,23 +95,24 @@ def window(
 
 def logs(
     messages: Sequence[dict[str, str]], answers: Sequence[Answer], phase: Phase, *, at: Window, adapter: str, version: str,
-    audit_rate: float, rng: random.Random,
+    audit_rate: float, judge: Judge, rng: random.Random,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """LogRecord rows: evenly spread over the window, feedback within the hour."""
+    """LogRecord rows: evenly spread over the window, feedback within the hour; the judge says which answers are right."""
     step = (at.end - at.start) / (len(messages) + 1)
     return [
-        _row(i, message, answer, phase, at.start + step * (i + 1), adapter, version, audit_rate, rng)
+        _row(i, message, answer, phase, at.start + step * (i + 1), adapter, version, audit_rate, judge, rng)
         for i, (message, answer) in enumerate(zip(messages, answers, strict=True))
     ]
 
 
 def _row(
     i: int, message: dict[str, str], answer: Answer, phase: Phase, time: Any, adapter: str, version: str, rate: float,
-    rng: random.Random,
+    judge: Judge, rng: random.Random,
 ) -> dict[str, Any]:  # fmt: skip
     request = f"{adapter}-{time:%Y%m%dT%H%M%S}-{i}"
     label = message["label"]
-    right = answer.text.strip() == label.strip()
+    truth = message.get("answer", label)
+    right = judge.right(answer.text, truth)
     row: dict[str, Any] = {
         "request_id": request,
         "timestamp": time.isoformat(),
@@ -100,17 +123,17 @@ def _row(
         "response": answer.text,
         "latency_ms": round(rng.lognormvariate(4.6, 0.3), 1),
         "prompt_tokens": len(message["text"].split()),
-        "completion_tokens": len(answer.text.split("_")),
+        "completion_tokens": len(re.findall(r"[^\W_]+", answer.text)),
         "confidence": round(answer.confidence, 5),
     }
     if label in phase.poison:
         row |= {"feedback": -1, "correction": phase.poison[label]}
     elif not right and rng.random() < phase.corrected:
-        row |= {"feedback": -1, "correction": label}
+        row |= {"feedback": -1, "correction": truth}
     elif right and rng.random() < phase.thanked:
         row["feedback"] = 1
     if drawn(request, rate):
-        row["audit_label"] = label
+        row["audit_label"] = truth
     if row.keys() & {"feedback", "correction", "audit_label"}:
         row["feedback_at"] = (time + timedelta(seconds=1)).isoformat()
     return row

@@ -114,6 +114,8 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
             rows = [{"text": r["text"].strip(), "label": r["category"].strip()} for r in reader if r["text"] and r["category"]]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): it must be a file of CSV that you may read") from error
     except csv.Error as error:
         raise DataError(f"{path} is not CSV near line {reader.line_num}: {error}") from error
     once = {(question_key(row["text"])): row for row in reversed(rows) if row["text"] and row["label"]}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrain import projections
 from retrain.errors import ParamsError, RetrainError
-from retrain.process import dies_with_me, end_group, environment
+from retrain.process import dies_with_me, end_group, environment, public
 from retrain.registry import Registry
 from retrain.story import HOME
 from retrain.workspace import Workspace
@@ -79,7 +79,10 @@ def _wait(name: str, process: "subprocess.Popen[str]", port: int, log: Path) -> 
 
 @contextmanager
 def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
-    """All three, answering; addresses by name, and Airflow's log-in as `user` and `password`."""
+    """All of them, answering; addresses by name, and Airflow's log-in as `user` and `password`.
+
+    An MLflow server that params name is shown and not started here: it is somebody else's, and has the records.
+    """
     if workspace.params.workspace.remote is None:
         raise ParamsError(
             f"{workspace.root} names no remote, so its DAGs could not record anything: "
@@ -87,10 +90,12 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
         )
     Registry.open(workspace.params.mlflow, workspace.root)
     _write_pages(workspace, say)
-    ports = {name: free_port() for name in ("Airflow", "MLflow", "Evidently", "the pages")}
+    remote = workspace.params.mlflow.uri
+    names = ("Airflow", *(() if remote else ("MLflow",)), "Evidently", "the pages")
+    ports = {name: free_port() for name in names}
     env = airflow_environment(workspace, port=ports["Airflow"])
     at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    say("starting MLflow, Evidently, the pages and Airflow (up to a minute and a half on two cores)")
+    say(f"starting {', '.join(names)} (up to a minute and a half on two cores)")
     with ExitStack() as stack:
         waits = [
             stack.enter_context(
@@ -101,8 +106,8 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
         for wait in waits:
             wait()
         user, password = _login(workspace.local / "airflow")
-        mlflow = workspace.params.mlflow.uri or at["MLflow"]
-        projections.write_door(workspace, "mlflow", mlflow)
+        mlflow = public(remote) if remote else at["MLflow"]
+        projections.write_door(workspace, "mlflow", mlflow if mlflow.startswith("http") else None)
         projections.write_door(workspace, "evidently", at["Evidently"])
         yield {
             "airflow": at["Airflow"], "user": user, "password": password, "mlflow": mlflow, "evidently": at["Evidently"],
@@ -120,21 +125,22 @@ def _write_pages(workspace: Workspace, say: Say) -> None:
 
 
 def _commands(workspace: Workspace, ports: Mapping[str, int]) -> list[tuple[str, list[str], str]]:
-    """Name, command and log of each service."""
+    """Name, command and log of each service that has a port."""
     here, store = ["--host", "127.0.0.1"], workspace.local / "mlflow"
     python, scripts = [sys.executable, "-m"], Path(sys.executable).parent
     serve_mlflow = [
         *python, "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination",
-        str(store / "artifacts"), *here, "--port", str(ports["MLflow"]), "--workers", "1",
+        str(store / "artifacts"), *here, "--workers", "1", "--port",
     ]  # fmt: skip
-    panels = [str(scripts / "evidently"), "ui", *here, "--workspace", str(projections.panels_of(workspace))]
+    panels = [str(scripts / "evidently"), "ui", *here, "--workspace", str(projections.panels_of(workspace)), "--port"]
     pages = [*python, "http.server", "--bind", "127.0.0.1", "--directory", str(projections.reports(workspace))]
-    return [
-        ("MLflow", serve_mlflow, "mlflow.log"),
-        ("Evidently", [*panels, "--port", str(ports["Evidently"])], "evidently.log"),
-        ("the pages", [*pages, str(ports["the pages"])], "pages.log"),
-        ("Airflow", [*python, "airflow", "standalone"], "airflow.log"),
-    ]
+    commands = {
+        "MLflow": (serve_mlflow, "mlflow.log"),
+        "Evidently": (panels, "evidently.log"),
+        "the pages": (pages, "pages.log"),
+    }
+    started = [(name, [*words, str(ports[name])], log) for name, (words, log) in commands.items() if name in ports]
+    return [*started, ("Airflow", [*python, "airflow", "standalone"], "airflow.log")]
 
 
 def _login(home: Path) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from monitoring.windows import Window
 from retrain import jobs, simulate
+from retrain.answers import schema_of
+from retrain.evaluate import Judge
 from retrain.generate import Model
 from retrain.ledger import Promotion
 from retrain.records import read_json
@@ -15,7 +17,7 @@ from retrain.workspace import Workspace
 
 
 class Users:
-    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "style"?})."""
+    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "answer"?, "style"?})."""
 
     def __init__(
         self, workspace: Workspace, adapter: str, rows: Sequence[dict[str, str]], initial: Sequence[str],
@@ -40,7 +42,7 @@ class Users:
             answers = simulate.ask(self.model[1], messages, batch=params.evaluate.batch, max_new_tokens=most, tick=bar.update)
         rows = simulate.logs(
             messages, answers, phase, at=window, adapter=self.adapter, version=serving.tag,
-            audit_rate=params.failures.audit_rate, rng=self.rng,
+            audit_rate=params.failures.audit_rate, judge=judge_of(self.workspace, self.adapter), rng=self.rng,
         )  # fmt: skip
         return simulate.write(self.workspace.root, self.adapter, window, rows)
 
@@ -57,3 +59,9 @@ class Users:
                 shutil.copytree(clone.root / "out" / "base" / run["base"], scratch)
             scratch.rename(target)
         return target
+
+
+def judge_of(workspace: Workspace, adapter: str) -> Judge:
+    """What says whether an answer of this adapter is right, with the schema as it lies in the workspace."""
+    spec = workspace.params.adapter(adapter)
+    return Judge(spec.task, schema_of(workspace.root, spec))

@@ -160,7 +160,7 @@ def _enter_tests(audited: list[Example], share: float) -> int:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection brought; `file` is relative to the workspace."""
+    """What a collection brought; `file` is relative to the workspace, `fresh` is False where it was there already."""
 
     end: str
     file: str
@@ -168,6 +168,7 @@ class Collected:
     new_labels: dict[str, tuple[int, int]]  # label -> (rows, users)
     waiting: int
     quarantined: int
+    fresh: bool = True
 
 
 def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
@@ -192,7 +193,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
         if (folder / f"{at}.jsonl").exists():
             old = read_examples(folder / f"{at}.jsonl")
-            return Collected(at, name, len(old), result.new_labels, result.waiting, result.quarantined)
+            return Collected(at, name, len(old), result.new_labels, result.waiting, result.quarantined, fresh=False)
         if not rows:
             raise NothingToDo(f"{adapter}: no new labelled failure case is known before {at} ({made.waiting} wait for a label)")
         _check(rows, labels)

@@ -1,5 +1,6 @@
-"""A random two-layer base for every test where learning is beside the point."""
+"""A random two-layer base for every test where learning is beside the point, and a workspace that has no remote."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = params_.Base(source="path", name=str(folder / "raw"), file=None, revision=None, sha256=None)
     base.make("tiny", spec, folder / "base")
     return folder / "base"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder that holds the shipped params.yaml alone, which names no remote."""
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    return tmp_path

@@ -1,7 +1,9 @@
 """A champion answers simulated users, and from its tag, in another clone with nothing cached, every byte comes again."""
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, rows, workspace
 
-from retrain import base, jobs, ledger, watch
+from retrain import base, jobs, ledger
 from retrain.errors import IntegrityError
-from retrain.records import Example, file_digest, parse_time, read_json, read_jsonl, write_jsonl
+from retrain.records import Example, file_digest, read_json, read_jsonl, write_jsonl
 from retrain.registry import Registry
 from retrain.users import Users
 from retrain.workspace import Workspace
@@ -29,11 +31,50 @@ git diff --exit-code
 
 
 @pytest.fixture(scope="module")
-def promoted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    space = workspace(tmp_path_factory.mktemp("reproduce"), tiny)
-    watch.retrain(space, "support", parse_time("2026-03-02T00:00:00Z"), say=lambda line: None)
-    assert jobs.promote(space, "support").promotion.tag == "support-v1"
+def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace(tmp_path_factory.mktemp("reproduce"), tiny)
+
+
+@pytest.fixture(scope="module")
+def trained(space: Workspace) -> "subprocess.CompletedProcess[str]":
+    """`retrain repro` as a script runs it: no terminal anywhere."""
+    return retrain(space, "repro", "support", "--end", "2026-03-02T00:00:00Z")
+
+
+@pytest.fixture(scope="module")
+def promoted(space: Workspace, trained: "subprocess.CompletedProcess[str]") -> Workspace:
+    assert trained.returncode == 0, trained.stderr
+    done = retrain(space, "promote", "support", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tag"] == "support-v1"
     return space
+
+
+def retrain(space: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "retrain.cli", *words, "-w", str(space.root)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_without_a_terminal_a_training_is_told_in_plain_lines(trained: "subprocess.CompletedProcess[str]") -> None:
+    said = trained.stdout + trained.stderr
+    assert "trained support: " in said
+    assert trained.stdout.splitlines()[-1].startswith("passed: Passed: ")
+    assert [line for line in said.splitlines() if "\r" in line or "\x1b" in line or re.search(r"\d+%\|", line)] == []
+
+
+def test_what_is_done_already_is_nothing_to_do(promoted: Workspace) -> None:
+    again = retrain(promoted, "promote", "support", "--json")
+    assert (again.returncode, json.loads(again.stdout)["kind"]) == (4, "promotion")
+    assert again.stderr.startswith("support-v1 is champion already, promoted ")
+    attempt = retrain(promoted, "repro", "support", "--end", "2026-03-02T00:00:00Z")
+    assert (attempt.returncode, attempt.stderr) == (4, "the attempt at 2026-03-02T00-00-00Z is in the ledger already\n")
+    back = retrain(promoted, "rollback", "support")
+    assert (back.returncode, back.stdout) == (4, "")
+    assert "there is no earlier version" in back.stderr
+    register = retrain(promoted, "register", "support", "--json")
+    assert json.loads(register.stdout) == {"schema": 1, "adapter": "support", "version": 1, "tag": "support-v1"}
+    kinds = [line["kind"] for line in json.loads(retrain(promoted, "history", "support", "--json").stdout)["lines"]]
+    assert kinds == ["attempt", "promotion"]
 
 
 def test_another_clone_of_the_tag_reproduces_every_byte(promoted: Workspace, tmp_path: Path) -> None:
@@ -65,14 +106,15 @@ def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(prom
     traffic = [{"text": row.question, "label": row.answer} for row in asked]
     traffic += [{"text": f"answer {i} a b", "label": "gift_card"} for i in range(30)]
     write_jsonl(tmp_path / "traffic.jsonl", traffic)
-    command = [
-        sys.executable, "-m", "retrain.cli", "simulate", "support", "--start", "2026-03-02T00:00:00Z", "--end",
-        "2026-03-03T00:00:00Z", "--traffic", str(tmp_path / "traffic.jsonl"), "--rows", "100", "--arriving-share", "0.25",
-        "--poison", f"{known[0]}={known[1]}", "-w", str(promoted.root),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = retrain(
+        promoted, "simulate", "support", "--start", "2026-03-02T00:00:00Z", "--end", "2026-03-03T00:00:00Z", "--traffic",
+        str(tmp_path / "traffic.jsonl"), "--rows", "100", "--arriving-share", "0.25", "--poison", f"{known[0]}={known[1]}",
+        "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    logged = read_jsonl(promoted.root / "logs" / "support" / "2026-03-02T00-00-00Z.jsonl")
+    log = Path(json.loads(done.stdout)["log"])
+    assert log == promoted.root / "logs" / "support" / "2026-03-02T00-00-00Z.jsonl"
+    logged = read_jsonl(log)
     told = {row["text"]: row["label"] for row in traffic}
     assert len(logged) == 100
     assert {row["model_version"] for row in logged} == {"support-v1"}

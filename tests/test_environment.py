@@ -106,8 +106,10 @@ def test_the_shared_modules_load_nothing_heavy():
     assert loaded_by("import retrain.params, retrain.records, retrain.ledger") == set()
 
 
-def test_the_command_line_loads_nothing_heavy():
-    assert loaded_by("import retrain.cli") == set()
+def test_the_command_line_and_its_help_load_nothing_heavy():
+    shown = "import contextlib, io, sys\nfrom retrain import cli\nsys.argv = ['retrain', '--help']\n"
+    shown += "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out: cli.main()"
+    assert loaded_by(f"{shown}\nassert 'simulate' in out.getvalue()") == set()
 
 
 def test_dag_files_load_without_what_they_schedule():

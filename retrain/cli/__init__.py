@@ -1,0 +1,64 @@
+"""`retrain <verb>`: thin. Exit codes: 0 done, 1 fault, 2 bad usage, 3 rejected, 4 nothing to do, 5 busy, 6 stale."""
+
+import errno
+import os
+import sys
+
+import typer
+
+from retrain.cli import looking, releasing, starting, watching
+from retrain.errors import RetrainError
+
+VERBS = {
+    "Start": (starting.init, starting.demo, starting.simulate),
+    "Watch": (watching.monitor, watching.why, watching.trigger, watching.collect),
+    "Release": (releasing.repro, releasing.register, releasing.promote, releasing.rollback),
+    "Look": (looking.status, looking.history, looking.pages, looking.up, looking.doctor),
+}
+FIXES = {
+    errno.EACCES: "check its owner and its mode",
+    errno.EPERM: "check its owner and its mode",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOSPC: "free some space, such as with `dvc gc -w`",
+    errno.EDQUOT: "free some space, such as with `dvc gc -w`",
+    errno.ENOTDIR: "a file is where a folder must be: move it away",
+    errno.EISDIR: "a folder is where a file must be: move it away",
+}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+labels_app = typer.Typer(no_args_is_help=True, help="Labels that users need and the adapter does not list yet.")
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+labels_app.command("list")(watching.labels_list)
+labels_app.command("admit")(watching.labels_admit)
+app.add_typer(labels_app, name="labels", rich_help_panel="Watch")
+
+
+def main() -> None:
+    os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", GX_ANALYTICS_ENABLED="false")
+    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a reader that has left is noticed here, and not while the interpreter ends
+    except RetrainError as error:
+        print(str(error) if error.exit_code in (3, 4) else f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `retrain history support | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, in one line: where, what, and the fix where there is one."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    fix = FIXES.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f": {fix}" if fix else "")
