@@ -67,7 +67,7 @@ class Model:
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Answer] = {}
         with torch.inference_mode():
-            shared = _common_prefix(ids)
+            shared = prompts.common_prefix(ids)
             prefix = self._prefix(shared) if shared else None
             for start in range(0, len(order), batch):
                 rows = order[start : start + batch]
@@ -118,16 +118,6 @@ class Model:
                 mask, alive = mask[index], [alive[i] for i in keep]
             tokens = torch.tensor([[picked[i]] for i in keep], device=self.device)
             mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
-
-
-def _common_prefix(ids: Sequence[list[int]]) -> list[int]:
-    """Tokens that all rows begin with, less the last one of the shortest row: each row must keep one to ask about."""
-    if len(ids) < 2:
-        return []
-    low, high = min(ids), max(ids)
-    limit = min(len(row) for row in ids) - 1
-    same = next((i for i in range(min(len(low), len(high))) if low[i] != high[i]), min(len(low), len(high)))
-    return low[: max(0, min(same, limit))]
 
 
 class _Labels:

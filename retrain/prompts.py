@@ -58,6 +58,16 @@ class Template:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def common_prefix(ids: Sequence[list[int]]) -> list[int]:
+    """Tokens that all rows begin with, less the last one of the shortest row: each row must keep one to ask about."""
+    if len(ids) < 2:
+        return []
+    low, high = min(ids), max(ids)
+    limit = min(len(row) for row in ids) - 1
+    same = next((i for i in range(min(len(low), len(high))) if low[i] != high[i]), min(len(low), len(high)))
+    return low[: max(0, min(same, limit))]
+
+
 def read_prompt(path: Path) -> str:
     """The adapter's system text; a missing or blank file is a ParamsError."""
     try:

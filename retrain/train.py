@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, prompts
+from retrain import base, packing, prompts
 from retrain import params as params_
 from retrain.errors import DataError, RetrainError
 from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, write_json
 
-Tokens = tuple[list[int], list[int]]  # question ids, completion ids
+SAME = 0.03  # of what the model says: bf16 rounds by less, a token that sees another row changes it by more
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
@@ -95,7 +95,7 @@ def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[E
     return [row for row in rows if row.id not in longer]
 
 
-def tokenise(rows: Sequence[Example], template: prompts.Template) -> list[Tokens]:
+def tokenise(rows: Sequence[Example], template: prompts.Template) -> list[packing.Tokens]:
     """Question and completion ids of each row; each answer leaves room for a question."""
     data = []
     for row in rows:
@@ -131,7 +131,7 @@ def add_lora(model: Any, settings: params_.Train, seed: int) -> Any:
     return model
 
 
-def batches(data: Sequence[Tokens], size: int, seed: int, epoch: int) -> Iterator[list[Tokens]]:
+def batches(data: Sequence[packing.Tokens], size: int, seed: int, epoch: int) -> Iterator[list[packing.Tokens]]:
     """One epoch in batches of rows of like length (less padding), in an order that depends on seed and epoch alone."""
     order = list(range(len(data)))
     rng = random.Random(f"{seed}/{epoch}")
@@ -146,30 +146,45 @@ def batches(data: Sequence[Tokens], size: int, seed: int, epoch: int) -> Iterato
         yield [data[i] for i in group]
 
 
-def loss_of(model: Any, batch: Sequence[Tokens], pad: int, device: str) -> Any:
+def loss_of(model: Any, inputs: packing.Inputs, device: str) -> Any:
     """Mean cross-entropy of the completion tokens; logits are computed at their positions only."""
     import torch
 
-    longest = max(len(q) + len(c) for q, c in batch)
-    ids = torch.full((len(batch), longest), pad)
-    mask = torch.zeros((len(batch), longest), dtype=torch.long)
-    places, targets = [], []
-    for row, (question, completion) in enumerate(batch):
-        n = len(question) + len(completion)
-        ids[row, :n] = torch.tensor(question + completion)
-        mask[row, :n] = 1
-        places += [row * longest + len(question) - 1 + i for i in range(len(completion))]
-        targets += completion
     with torch.autocast(device, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        decoder, head = base.parts(model)
-        hidden = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
-        picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(places, device=device)]
-        logits = head(picked)
-    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(targets, device=device))
+        _, head = base.parts(model)
+        logits = head(_hidden(model, inputs))
+    return torch.nn.functional.cross_entropy(logits.float(), inputs.targets)
+
+
+def _hidden(model: Any, inputs: packing.Inputs) -> Any:
+    """(completion tokens, hidden): what the model says where a completion's token comes next."""
+    decoder, _ = base.parts(model)
+    hidden = decoder(**inputs.arguments, use_cache=False).last_hidden_state
+    return hidden.reshape(-1, hidden.shape[-1])[inputs.places]
+
+
+def inputs_of(model: Any, batch: Sequence[packing.Tokens], pad: int, device: str, pack: bool) -> packing.Inputs:
+    """Packed where that is asked for and the rows are short, else padded."""
+    return (pack and packing.packed(batch, model.dtype, device)) or packing.padded(batch, pad, device)
+
+
+def can_pack(model: Any, batch: Sequence[packing.Tokens], pad: int, device: str) -> bool:
+    """Whether packed rows come out of this base as padded ones do: asked of it, not of its name.
+
+    On a GPU rows stay padded: its fused attention takes no mask of ours.
+    """
+    import torch
+
+    packed = packing.packed(batch, model.dtype, device)
+    if device != "cpu" or packed is None:
+        return False
+    with torch.no_grad():
+        one, other = (_hidden(model, inputs).float() for inputs in (packed, packing.padded(batch, pad, device)))
+    return bool((one - other).norm() < SAME * other.norm())
 
 
 def _loop(
-    model: Any, data: list[Tokens], settings: params_.Train, seed: int, pad: int, device: str, log: Path
+    model: Any, data: list[packing.Tokens], settings: params_.Train, seed: int, pad: int, device: str, log: Path
 ) -> Iterator[float]:
     import torch
     from tqdm import tqdm
@@ -179,6 +194,7 @@ def _loop(
     total = settings.epochs * math.ceil(len(data) / settings.batch)
     warm = max(1, round(settings.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm, (total - s) / max(1, total - warm)))
+    pack = can_pack(model, data[: settings.batch], pad, device)
     model.train()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, tqdm(total=total, desc="train", unit="step", disable=None) as bar:
@@ -186,7 +202,7 @@ def _loop(
         for epoch in range(settings.epochs):
             for batch in batches(data, settings.batch, seed, epoch):
                 step += 1  # not the bar's: a bar that is off does not count
-                loss = loss_of(model, batch, pad, device)
+                loss = loss_of(model, inputs_of(model, batch, pad, device, pack), device)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise RetrainError(f"the loss is {value} at step {step}: lower train.learning_rate")

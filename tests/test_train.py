@@ -133,3 +133,45 @@ def test_a_long_question_is_cut_at_the_front_and_keeps_its_end(tiny: Path) -> No
     ids = template.question(long)
     assert len(ids) <= 24
     assert "refund card" in tokenizer.decode(ids)
+
+
+def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(params: params_.Params, tiny: Path) -> None:
+    import torch
+
+    model, tokenizer = base.load(tiny, "cpu")
+    model.float().set_attn_implementation("eager")
+    data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
+    model = train.add_lora(model, params.train, 0)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.05)
+    found = []
+    for pack in (True, False):
+        inputs = train.inputs_of(model, data, tokenizer.pad_token_id, "cpu", pack)
+        model.zero_grad()
+        loss = train.loss_of(model, inputs, "cpu")
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append((inputs.arguments["input_ids"].numel(), loss.item(), gradients))
+    (few, one, packed), (many, other, padded) = found
+    assert few < 0.7 * many  # the shared tokens are there once
+    assert one == pytest.approx(other, abs=1e-4)
+    assert len(packed) == len(padded) > 10
+    scale = max(float(g.abs().max()) for g in padded)
+    assert max(float((a - b).abs().max()) for a, b in zip(packed, padded, strict=True)) < 1e-3 * scale
+
+
+def test_a_base_that_does_not_keep_packed_rows_apart_is_trained_padded(params: params_.Params, tiny: Path) -> None:
+    model, tokenizer = base.load(tiny, "cpu")
+    data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
+    pad = tokenizer.pad_token_id
+    assert train.can_pack(model, data, pad, "cpu")
+    assert not train.can_pack(model, [(q * 40, c) for q, c in data], pad, "cpu")  # too long
+    decoder = base.parts(model)[0]
+    real = decoder.forward
+
+    def careless(attention_mask: object, **kwargs: object) -> object:
+        return real(attention_mask=attention_mask if attention_mask.dim() == 2 else None, **kwargs)
+
+    decoder.forward = careless
+    assert not train.can_pack(model, data, pad, "cpu")
