@@ -261,12 +261,15 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
 
 def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = ()) -> jobs.Attempted:
     """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
-    params = workspace.params.of(adapter)
+    params, state = workspace.params.of(adapter), ledger.state(jobs.entries(workspace, adapter))
+    done = next((attempt for attempt in state.attempts if attempt.end == stamp(end)), None)
+    if done:  # before the logs, which may be gone by now
+        return jobs.Attempted(done, None, {}, fresh=False)
     try:
         known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         audited = failures.audited(known, audit_rate=params.failures.audit_rate)
     except DataError:
-        if ledger.state(jobs.entries(workspace, adapter)).champion:
+        if state.champion:
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
     purpose = _purpose(workspace, adapter, end, say)

@@ -69,7 +69,7 @@ def test_attempts_never_go_back_and_a_checkout_with_changes_of_its_own_is_told(
     path, said = workspace.root / "data/prompts/support.txt", []
     text = path.read_text()
     path.write_text(text + "Be brief.\n")
-    watch.retrain(workspace, "support", END, say=said.append)
+    jobs.retrain(workspace, "support", end=END, say=said.append)
     path.write_text(text)
     assert [line for line in said if "changes that are not committed (data/prompts/support.txt)" in line]
 
