@@ -23,7 +23,7 @@ export TOKENIZERS_PARALLELISM := false
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' Makefile
 
-demo: .venv/.ready     ## the whole loop on the data that ships, about 11 minutes; ARGS="--data DIR" for your own
+demo: .venv/.ready     ## the whole loop on the data that ships, about 11 minutes on two cores with AVX-512, three times that without; ARGS="--data DIR" for your own
 	@retrain demo $(ARGS)
 
 test: .venv/.ready     ## the tests, without the slow trials; ARGS="-k words" for some
@@ -70,10 +70,10 @@ clean:     ## remove .venv, demo/ and the tools' caches; data, out/ and .retrain
 			echo "no Python 3.11 or newer on PATH (python3 is $$(python3 --version 2>&1 || true)): install python3.11 and its venv" >&2
 			exit 1
 		fi
-		echo "setting up .venv with $$("$$python" --version) (about 3 minutes, once)"
+		echo "setting up .venv with $$("$$python" --version) (3 to 6 minutes, once)"
 		PATH="$${PATH#*:}" "$$python" -m venv --clear .venv
 	else
-		echo "setting up .venv (about 3 minutes, once)"
+		echo "setting up .venv (3 to 6 minutes, once)"
 	fi
 	install() { .venv/bin/python -m pip install -qq --disable-pip-version-check "$$@" || { echo "set-up failed: mend what pip says above, then run make again" >&2; exit 1; }; }
 	install -c constraints.txt -e '.[all]'
