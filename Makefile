@@ -42,8 +42,8 @@ up: .venv/.ready     ## Airflow, MLflow and the reports on loopback until Ctrl-C
 repro: .venv/.ready     ## every stage of dvc.yaml on the data of this workspace; ARGS=gate@support for one
 	@dvc repro $(ARGS)
 
-trials: .venv/.ready     ## inject every fault of tests/trials, slow ones too, and run the DAGs in a real scheduler
-	@OMP_NUM_THREADS=1 pytest tests/trials tests/test_up.py $(ARGS)
+trials: .venv/.ready     ## inject every fault of tests/trials, slow ones too, run the DAGs in a real scheduler, and a small demo
+	@OMP_NUM_THREADS=1 pytest tests/trials tests/test_up.py tests/test_demo.py $(ARGS)
 
 bench: .venv/.ready     ## every script of benchmarks/
 	@for script in benchmarks/*.py; do

@@ -18,6 +18,11 @@ from retrain.workspace import Workspace, init
 TELLS = {"parcel": "order_status", "refund": "refund_status", "card": "payment_failed", "cancel": "cancel_order"}
 FILLER = ("where", "is", "my", "please", "a", "b", "order", "lost", "answer")
 
+FAST = (  # a base at a path, and a training that learns these words in seconds
+    "bases.smollm2.source=path", "bases.smollm2.file=null", "bases.smollm2.sha256=null", "train.learning_rate=0.003",
+    "train.epochs=6", "train.max_length=64", "evaluate.shots=1",
+)  # fmt: skip
+
 
 def message(label: str, rng: random.Random) -> str:
     """Seven words, one of which tells the label; the others are chosen at random, so that few messages are equal."""
@@ -38,10 +43,7 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
     """`retrain init` of it, in folder/ws."""
     params = folder / "params.yaml"
     params.write_text(story.params_text("support", sorted(TELLS.values())))
-    raw = json.dumps(str(tiny.parent / "raw"))
-    base = ["bases.smollm2.source=path", f"bases.smollm2.name={raw}", "bases.smollm2.file=null", "bases.smollm2.sha256=null"]
-    learns = ["train.learning_rate=0.003", "train.epochs=6", "train.max_length=64", "evaluate.shots=1"]
-    set_values(params, [*base, *learns, *settings])
+    set_values(params, [*FAST, f"bases.smollm2.name={json.dumps(str(tiny.parent / 'raw'))}", *settings])
     files = {
         **story.files_of(["dvc.yaml", "data/prompts/support.txt"]),
         "params.yaml": params.read_text(),
