@@ -3,7 +3,8 @@
     adapters -> monitor (mapped: one bad adapter does not stop the others) --fired--> asset of that adapter
 
 Windows that were missed since the last recorded one (a pause, a dead scheduler) are measured first, each once. A backfill
-measures its own window, which never trains.
+measures its own window, which never trains unless a person says so: with `ask` the run's own window may, where a policy is
+`manual` too.
 
 The workspace is RETRAIN_WORKSPACE; all that is read at parse time are the adapters' names and the schedule.
 """
@@ -23,7 +24,11 @@ FIRED = AssetAlias("adapter-fired")
     schedule=CronDataIntervalTimetable(PARAMS["window"]["schedule"], timezone="UTC"),
     catchup=False,
     max_active_runs=1,
-    params={"start": Param(None, type=["null", "string"]), "end": Param(None, type=["null", "string"])},
+    params={
+        "start": Param(None, type=["null", "string"]),
+        "end": Param(None, type=["null", "string"]),
+        "ask": Param(False, type="boolean"),
+    },
     tags=["retrain"],
     doc_md=__doc__,
 )
@@ -46,7 +51,7 @@ def monitor_adapters():
         backfill = dag_run is not None and getattr(dag_run.run_type, "value", dag_run.run_type) == "backfill"
         alone = backfill or params["start"] or params["end"]
         for one in [window] if alone else watch.pending(workspace, adapter, window):
-            seen = watch.monitor(workspace, adapter, one, backfill=backfill)
+            seen = watch.monitor(workspace, adapter, one, backfill=backfill, asked=params["ask"] and one == window)
             if seen.decision.fire:
                 asset = Asset(f"fired-{adapter}", f"retrain://fired/{adapter}")
                 outlet_events[FIRED].add(asset, extra={"end": seen.record.end})

@@ -28,6 +28,7 @@ NOT_BLANK = "[^\\s\x0b\xa0\u2000-\u200b\u3000]"  # engines differ in what \s kno
 A_NUMBER = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 LARGEST = float(np.finfo(np.float64).max)
 FEW = 10_000  # different values that are fetched with their counts; more are no categories
+SELDOM = 0.001  # of windows
 CONSTANT = "constant: one value on both sides"
 FREE_TEXT = "this is free text, compare it by abs_text_content_drift"
 
@@ -232,6 +233,11 @@ def distance(method: str, name: str, kind: Kind, reference: Side, current: Side)
     if method != "wasserstein" and seen[0].different > FEW:
         return distances.of_counts(method, *_histograms(name, reference, current))
     return distances.of_values(method, *(_counted(side, name) for side in (reference, current)))
+
+
+def telling(threshold: float, name: str, reference: Side, current: Side) -> bool:
+    """Whether a category has so many rows on both sides that chance alone seldom takes jensenshannon to the threshold."""
+    return distances.by_chance(threshold, *_by_category(name, reference, current)) <= SELDOM
 
 
 def _values(side: Side, name: str) -> Any:

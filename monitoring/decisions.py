@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from monitoring.trigger import WindowRecord, decide, violations
 from retrain.ledger import Attempt, Entry, describe
 from retrain.params import Trigger
-from retrain.policies import Cost
+from retrain.policies import Cost, Facts
 from retrain.records import from_stamp
 
 Word = Literal["fire", "hold"]
@@ -30,15 +30,19 @@ def replay(records: Sequence[WindowRecord], policy: Trigger) -> list[Replayed]:
     """The policy's decision on each window, oldest first.
 
     Each supposes that what came before is what was recorded (champion, rows, attempts), but for the fires, which are the
-    replay's own: so an incident opens one retraining here too. Violations are found again, from the counts.
+    replay's own: so an incident opens one retraining here too; one that really was not opened is supposed to train until an
+    attempt is recorded. Violations are found again, from the counts.
     """
     history: list[WindowRecord] = []
+    supposed = ""  # the end of the last window that fires here and did not fire
     found = []
     for record in sorted(records, key=lambda record: (record.end, record.start)):
         again = record.model_copy(update={"violations": _violations(record, policy), "fire": False})
-        decision = decide([*history, again], policy=policy, facts=record.facts) if record.facts else None
+        facts = _training(record.facts, supposed) if record.facts else None
+        decision = decide([*history, again], policy=policy, facts=facts) if facts else None
         fire = decision.fire if decision else record.fire
         history.append(again.model_copy(update={"fire": fire}))
+        supposed = record.end if fire and not record.fire else supposed
         found.append(
             Replayed(
                 start=record.start,
@@ -50,6 +54,12 @@ def replay(records: Sequence[WindowRecord], policy: Trigger) -> list[Replayed]:
             )
         )
     return found
+
+
+def _training(facts: Facts, supposed: str) -> Facts:
+    if supposed <= max(facts.attempts, default=""):
+        return facts
+    return facts.model_copy(update={"training": from_stamp(supposed)})
 
 
 def _violations(record: WindowRecord, policy: Trigger) -> list[str]:

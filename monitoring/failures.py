@@ -87,9 +87,8 @@ def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
 def audit_wrong(rows: "Rows", *, audit_rate: float) -> float | None:
     """The share of the labelled drawn rows that were answered wrongly; None where there are none."""
     judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate)).expr
-    counted = judged.aggregate(
-        n=judged.count(), right=(judged.response.fill_null("").strip() == judged.audit_label.strip()).sum()
-    ).execute()
+    right = (judged.response.fill_null("").strip() == judged.audit_label.strip()).sum()
+    counted = rows.engine.run(judged.aggregate(n=judged.count(), right=right))
     n = int(counted["n"].iloc[0])
     return 1 - int(counted["right"].iloc[0]) / n if n else None
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from monitoring.sources import Rows
+    from monitoring.sources.engines import Engine
 
 
 class Quality(BaseModel):
@@ -93,7 +94,7 @@ def measure(
     `labels` of a closed set; `sample` (rows of the window) is what relevance and the estimate are taken from.
     """
     table = _judged(rows.expr, known_before, labels, max_new_tokens)
-    found = _totals(table)
+    found = _totals(table, rows.engine)
     low, high = _wilson(found["right"], found["audited"])
     n = found["rows"]
     return Quality(
@@ -112,7 +113,7 @@ def measure(
         invalid=found["invalid"] / n if n else None,
         relevance=None if sample is None else relevance(sample),
         estimated_accuracy=calibration.estimate(sample) if calibration and sample is not None else None,
-        slices={key: value for column in slices for key, value in _slices(table, column).items()},
+        slices={key: value for column in slices for key, value in _slices(table, column, rows.engine).items()},
     )
 
 
@@ -154,7 +155,7 @@ def _judged(table: Any, known_before: datetime, labels: Sequence[str], max_new_t
     )
 
 
-def _totals(table: Any) -> dict[str, Any]:
+def _totals(table: Any, engine: "Engine") -> dict[str, Any]:
     from ibis import _
 
     counts = {name: _[f"n_{name}"].sum() for name in ("feedback", "satisfied", "audited", "right", "blank", "invalid")}
@@ -163,22 +164,18 @@ def _totals(table: Any) -> dict[str, Any]:
         "latency_p95": _.latency_ms.quantile(0.95),
         "confidence": _.confidence.mean(),
     }
-    row = table.aggregate(rows=_.count(), **counts, **numbers).execute().iloc[0]
+    row = engine.run(table.aggregate(rows=_.count(), **counts, **numbers)).iloc[0]
     whole = {name: int(row[name]) if row[name] == row[name] and row[name] is not None else 0 for name in ("rows", *counts)}
     return whole | {name: float(row[name]) if row[name] is not None and row[name] == row[name] else None for name in numbers}
 
 
-def _slices(table: Any, column: str) -> dict[str, dict[str, int]]:
+def _slices(table: Any, column: str, engine: "Engine") -> dict[str, dict[str, int]]:
     """Counts for each value of a column."""
     from ibis import _
 
-    found = (
-        table.group_by(value=_[column].cast("string"))
-        .aggregate(rows=_.count(), audited=_.n_audited.sum(), right=_.n_right.sum())
-        .order_by(_.rows.desc())
-        .limit(50)
-        .execute()
-    )
+    by_value = table.group_by(value=_[column].cast("string"))
+    counted = by_value.aggregate(rows=_.count(), audited=_.n_audited.sum(), right=_.n_right.sum())
+    found = engine.run(counted.order_by(_.rows.desc(), "value").limit(50))
     return {
         f"{column}={row['value']}": {name: int(row[name]) for name in ("rows", "audited", "right")}
         for row in found.to_dict("records")

@@ -233,21 +233,37 @@ def _start(
 
 
 def _opened(since: datetime, served: Sequence[WindowRecord], case: Case, policy: Trigger) -> Answer | None:
-    """What became of the retraining that the incident which began at `since` has opened; None where it opened none."""
+    """What became of the retraining that the incident which began at `since` has opened; None where it opened none.
+
+    One that came to no attempt has crashed or was never started: it is rung again, unless a training runs or the last ring
+    is so fresh that nobody may have heard it (windows that were missed are decided one right after the other).
+    """
     facts = case.facts
-    fired = [from_stamp(r.end) for r in served[:-1] if r.fire and from_stamp(r.end) > since]
+    fired = [r for r in served[:-1] if r.fire and from_stamp(r.end) > since]
     tried = [from_stamp(end) for end in facts.attempts if from_stamp(end) > since]
     if not fired and not tried:
         return None
     began = f"the incident that began at {since:%Y-%m-%d %H:%M}"
-    if not tried or (fired and max(fired) > max(tried)):
-        opened = f"{began} has opened its retraining at {max(fired):%Y-%m-%d %H:%M}, which has not come to a verdict"
-        return False, f"{opened}; `retrain repro {case.adapter} --end {max(fired):%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
+    last = max((from_stamp(r.end) for r in fired), default=None)
+    if last and (not tried or last > max(tried)):
+        opened = f"{began} has opened its retraining at {last:%Y-%m-%d %H:%M}"
+        if facts.training:
+            return False, f"{opened}; a training runs since {facts.training:%Y-%m-%d %H:%M}"
+        if _fresh(fired, served[-1], facts):
+            by_hand = f"`retrain repro {case.adapter} --end {last:%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
+            return False, f"{opened}, which has not come to a verdict; {by_hand}"
+        return True, f"{opened}, of which no attempt is recorded and no training runs: it is rung again"
     refused = f"{began} has had its retraining ({max(tried):%Y-%m-%d %H:%M}), which did not become champion"
     found, least = facts.new_failures, policy.min_new
     if found < least:
         return False, f"{refused}; {found} new labelled failures since, {least} are needed: label {least - found} more"
     return True, f"{refused}; {found} new labelled failures since open another"
+
+
+def _fresh(fired: Sequence[WindowRecord], newest: WindowRecord, facts: Facts) -> bool:
+    """Whether the last of these fires was decided, by the clock, less than half a window ago."""
+    rung = max((r.facts.at for r in fired if r.facts), default=None)
+    return rung is not None and facts.at - rung < (from_stamp(newest.end) - from_stamp(newest.start)) / 2
 
 
 # --- the planner

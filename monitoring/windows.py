@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from retrain.errors import ParamsError
 from retrain.records import parse_time, plain, stamp
 
+WEEK = timedelta(days=7)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,6 +55,13 @@ def last_full(now: datetime, hours: float) -> Window:
     step = timedelta(hours=hours)
     end = EPOCH + (now.astimezone(UTC) - EPOCH) // step * step
     return Window(end - step, end)
+
+
+def week_before(window: Window, span: Window) -> Window | None:
+    """The window whole weeks earlier, as late as it lies inside a span; None where the span has not got all of it."""
+    weeks = max(1, -((span.end - window.end) // WEEK))
+    then = Window(window.start - weeks * WEEK, window.end - weeks * WEEK)
+    return then if span.start <= then.start and then.end <= span.end else None
 
 
 def following(window: Window) -> Window:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monitoring import drift, quality, trigger
 from monitoring.sources import LogTable, Rows, open_logs
-from monitoring.windows import Window
+from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
 from retrain.params import Params
 from retrain.records import from_stamp, read_examples, read_folder, stamp
@@ -20,7 +20,6 @@ from retrain.registry import Registry
 from retrain.workspace import Workspace
 
 KEPT = 200  # windows that a measurement and a decision look back on
-WEEK = timedelta(days=7)  # a reference covers one where there is one, so that Mondays are not drift
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,13 @@ class Site:
         if not first:
             return None
         tag = f"{self.adapter}-v{self.version}"
-        span = Window(from_stamp(first[0].start), from_stamp(first[-1].end))
-        rows = self.logs.rows(span).where(lambda t: t.model_version == tag)
+        rows = self.logs.rows(_span(first)).where(lambda t: t.model_version == tag)
         return rows if rows.count() else None
+
+    def same_time(self, window: Window) -> Window | None:
+        """The window's time of the week among the champion's own first windows."""
+        first = self._own(window)
+        return week_before(window, _span(first)) if first else None
 
     def compared(self, window: Window, now: quality.Quality) -> list[trigger.Compared]:
         """The window's shares beside those of the champion's first windows, all counted at the same age of their labels."""
@@ -174,6 +177,10 @@ class Site:
         return until
 
 
+def _span(records: Sequence[trigger.WindowRecord]) -> Window:
+    return Window(from_stamp(records[0].start), from_stamp(records[-1].end))
+
+
 def window_of(record: trigger.WindowRecord) -> Window:
     return Window(from_stamp(record.start), from_stamp(record.end))
 
@@ -182,10 +189,19 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
     """Measure a window. `late`: rows that came to earlier windows after those were measured."""
     params, spec = site.params, site.params.adapter(site.adapter)
     rows, outputs = site.logs.rows(window), site.outputs(window)
+    then = site.same_time(window)
     report = site.workspace.local / "reports" / site.adapter / f"{stamp(window.end)}.html"
     report.parent.mkdir(parents=True, exist_ok=True)
     sample = rows.sample(params.drift.sample, drift.SALT)
-    found = drift.measure(site.inputs(window), outputs, rows, drift=params.drift, html=report, sample=sample)
+    found = drift.measure(
+        site.inputs(window),
+        outputs,
+        rows,
+        drift=params.drift,
+        html=report,
+        sample=sample,
+        same_time=outputs.within(then) if outputs is not None and then else None,
+    )
     docs = report.parent / "data-docs"
     missing = {name: found.missing[name] for name in drift.REQUIRED}
     checked = expectations.check_logs(
@@ -201,7 +217,7 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         calibration=quality.Calibration.of(outputs) if outputs is not None else None,
         slices=params.quality.slices,
     )
-    drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.method})" for c in found.columns if c.status == "drift"]
+    drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.how})" for c in found.columns if c.status == "drift"]
     compared = site.compared(window, now)
     record = trigger.WindowRecord(
         adapter=site.adapter,

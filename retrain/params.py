@@ -109,17 +109,23 @@ class Window(Section):
 
 
 class DriftColumn(Section):
-    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said."""
+    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said.
+
+    `weekly` is the threshold against the same time of the reference's week; without it the whole reference is compared.
+    """
 
     method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
     threshold: Annotated[float, Field(gt=0)]
     kind: Literal["number", "category"] | None = None
+    weekly: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _kind_fits(self) -> Self:
         only = {"wasserstein": "number", "TVD": "category", "abs_text_content_drift": None}
         if self.kind and self.kind != only.get(self.method, self.kind):
             raise ValueError(f"method {self.method} is not for a {self.kind}: leave kind out, or use jensenshannon or psi")
+        if self.weekly and (self.method != "jensenshannon" or self.kind == "number"):
+            raise ValueError("weekly is for categories by jensenshannon: leave it out")
         return self
 
 

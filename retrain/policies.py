@@ -65,6 +65,7 @@ class Facts(BaseModel):
     unread_audit: int = 0  # audited rows since the last attempt, counted as they enter the gate's tests
     audit_wrong: float | None = None  # the share of them that the champion answered wrongly
     cost: Cost = Cost()
+    training: AwareDatetime | None = None  # since when a training of this adapter runs
     asked: bool = False  # a person wants this very window to be able to train
     bar: Bar
 

@@ -34,7 +34,7 @@ def monitor(workspace: Workspace, adapter: str, window: Window, *, backfill: boo
     """Measure a window against the champion's reference, decide, and record both in MLflow; then tell people.
 
     Windows before it to which rows or labels came late are measured again first: that replaces what the trigger sees of
-    them. A backfilled window never trains, unless it was asked for.
+    them. A backfilled window never trains, unless it was asked for; nor does any where a policy says `manual`.
     """
     try:
         watched = _measured(workspace, adapter, window, backfill, asked)
@@ -114,6 +114,7 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
         unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
         audit_wrong=failures.audit_wrong(unread, audit_rate=rate),
         cost=policies.cost([(run.start, run.end) for run in runs], site.now),
+        training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,
         bar=trigger.bar(params),
     )

@@ -94,6 +94,15 @@ def test_tvd_is_the_distance_that_evidently_puts_through_its_permutation_test(ca
     assert ours("TVD", "category", reference, current) == pytest.approx(float(theirs(reference, current)), rel=1e-9)
 
 
+def test_chance_takes_jensenshannon_as_far_as_it_is_said_to() -> None:
+    share = np.array([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    for rows in (300, 2000):
+        pairs = R.multinomial(rows, share, (3000, 2))
+        far = np.array([distances.of_counts("jensenshannon", *pair) for pair in pairs])
+        for cut in np.quantile(far, [0.5, 0.95]):
+            assert distances.by_chance(cut, *pairs[0]) == pytest.approx((far > cut).mean(), abs=0.02)
+
+
 def test_equal_sides_are_at_no_distance() -> None:
     same = NUMBERS["normal"][0]
     for method in ("psi", "jensenshannon", "wasserstein"):

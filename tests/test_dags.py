@@ -51,6 +51,7 @@ def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace
         ("retrain_support", END, {}),
         ("monitor_adapters", "2026-03-04T00:00:00Z", {"start": END, "end": FIRST}),
         ("retrain_nobody", END, {}),
+        ("monitor_adapters", "2026-03-04T00:00:00Z", {"start": FIRST, "end": END, "ask": True}),
     ]
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(space.root), json.dumps(wanted)], capture_output=True, text=True, timeout=300
@@ -80,6 +81,12 @@ def test_a_monitor_run_measures_the_data_interval_that_ends_at_its_date(ran: tup
     page, figures = space.local / "reports" / "support.html", space.local / "metrics" / "support.prom"
     assert 'id="w-2026-03-03T00-00-00Z"' in page.read_text("utf-8")
     assert "retrain_window_rows" in figures.read_text("utf-8")
+
+
+def test_a_person_can_ask_that_a_window_may_train(ran: tuple[Workspace, list[str]]) -> None:
+    space, said = ran
+    assert said[6] == "success"
+    assert [row["facts"]["asked"] for row in Registry.open(space.params.mlflow, space.root).windows("support", 10)] == [True]
 
 
 def test_a_retraining_woken_without_work_is_a_success_that_tries_nothing(ran: tuple[Workspace, list[str]]) -> None:

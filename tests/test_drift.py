@@ -38,6 +38,45 @@ def measure(
     return drift.measure(*rows, drift=rules, html=html)  # type: ignore[arg-type]
 
 
+def labels(shares: list[float], n: int, seed: int) -> pd.DataFrame:
+    """A window whose answers are `a`, `b`, ... with these shares."""
+    answers = random.Random(seed).choices([chr(ord("a") + i) for i in range(len(shares))], shares, k=n)
+    return frame([f"where is parcel {i % 40}" for i in range(n)]).assign(response=answers)
+
+
+MONDAY, SUNDAY, DOUBLED = [0.17, 0.08] * 4, [0.08, 0.17] * 4, [0.17, 0.16, *[0.155, 0.07] * 3]
+
+
+@pytest.mark.parametrize(
+    ("now", "rows", "status", "same_time"),
+    [
+        (MONDAY, 2000, "no_drift", True),  # as far from the week as ...
+        (DOUBLED, 2000, "drift", True),  # ... a Monday with twice as many of one answer
+        (DOUBLED, 600, "no_drift", False),  # so few that chance alone goes as far: against the whole week
+    ],
+)
+def test_answers_are_compared_with_those_of_the_same_time_of_the_week(
+    now: list[float], rows: int, status: str, same_time: bool
+) -> None:
+    monday = labels(MONDAY, rows, 1)
+    week = pd.concat([monday, labels(SUNDAY, rows, 2)]).assign(request_id=range(2 * rows)).astype({"request_id": str})
+    columns = {"response": params_.DriftColumn(method="jensenshannon", threshold=0.15, weekly=0.065)}
+    sides = [Rows.of_frame(side) for side in (week, labels(now, rows, 3), monday)]
+    rules = RULES.model_copy(update={"columns": columns})
+    report = drift.measure(sides[0], sides[0], sides[1], drift=rules, html=None, same_time=sides[2])
+    found = column(report, "response")
+    assert (found.status, found.same_time, found.threshold) == (status, same_time, 0.065 if same_time else 0.15), found
+    without = column(drift.measure(sides[0], sides[0], sides[1], drift=rules, html=None), "response")
+    assert (without.status, without.same_time) == ("no_drift", False)
+
+
+def test_one_reference_for_inputs_and_outputs_gives_what_two_equal_ones_give() -> None:
+    week, now = labels(MONDAY, 400, 1).assign(confidence=0.5), labels(SUNDAY, 350, 2).assign(confidence=0.5)
+    one, again, current = (Rows.of_frame(side) for side in (week, week, now))
+    found = [drift.measure(one, outputs, current, drift=RULES, html=None) for outputs in (one, again)]
+    assert found[0] == found[1]
+
+
 def column(report: drift.DriftReport, name: str) -> drift.ColumnDrift:
     return next(found for found in report.columns if found.column == name)
 

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from stores import POSTGRES, postgres_schema, spark
 
+from monitoring import drift, quality, trigger
 from monitoring.failures import audited, drawn, failure_cases
 from monitoring.sources import COLUMNS, LogTable, open_logs
 from monitoring.windows import Window
+from retrain import params as params_
 from retrain.errors import DataError, ParamsError
 from retrain.params import Feedback, Logs
 
@@ -183,6 +185,30 @@ def test_failures_and_the_audit_draw_are_chosen_alike_in_every_engine_and_in_pyt
         assert not any(drawn(origin.request_id, 0.3) for row in failed.examples for origin in row.origins)
     assert made == dict.fromkeys(made, made["parquet"])
     assert len(made["parquet"][0]) > 50
+
+
+def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str, LogTable]) -> None:
+    """The second day against the first: distances, quality, and from these the violations and the decision."""
+    params = params_.load(".").of("support")
+    rules = {"response": {"method": "TVD"}, "latency_ms": {"method": "wasserstein"}, "prompt_length": {"method": "psi"}}
+    columns = {name: params_.DriftColumn(threshold=0.2, **rule) for name, rule in rules.items()}
+    second = Window(DAY.end, DAY.end + DAY.length)
+    made: dict[str, dict[str, Any]] = {}
+    for name, logs in stores.items():
+        before, now = logs.rows(DAY), logs.rows(second)
+        found = drift.measure(before, before, now, drift=params.drift.model_copy(update={"columns": columns}), html=None)
+        told = quality.measure(now, known_before=second.end + DAY.length, now=second.end + DAY.length, slices=["response"])
+        fallen = trigger.Compared(signal="accuracy", good=told.right, n=told.audited, reference_good=99, reference_n=100)
+        drifted = [column.column for column in found.columns if column.status == "drift"]
+        wrong = trigger.violations(
+            drift_status=found.status, drifted=drifted, compared=[fallen], policy=params.trigger
+        )  # fmt: skip
+        made[name] = {"counts": logs.counts(second).model_dump(), "violations": wrong, "rows": told.rows}
+        made[name] |= {"told": told.model_dump(exclude={"latency_p50", "latency_p95"}), "missing": found.missing}
+        made[name] |= {"status": [(c.column, c.status, c.reason, round(c.value or 0, 9)) for c in found.columns]}
+    assert made == dict.fromkeys(made, made["parquet"])
+    assert made["parquet"]["rows"] > 4_000 and made["parquet"]["told"]["audited"] > 400
+    assert "accuracy on the audit sample fell from 99% of 100" in made["parquet"]["violations"][0]
 
 
 # --- PostgreSQL alone

@@ -269,10 +269,27 @@ def incident(*kinds: str, fired: int, **changes: Any) -> TriggerDecision:
 
 
 def test_an_incident_opens_one_retraining() -> None:
-    decision = incident("quiet", "bad", "bad", "bad", fired=2)
+    training = START + timedelta(days=3, hours=1)
+    decision = incident("quiet", "bad", "bad", "bad", fired=2, training=training)
     assert not decision.fire
-    assert "has opened its retraining at 2026-03-04 00:00, which has not come to a verdict" in said(decision)
-    assert "`retrain repro support --end 2026-03-04T00:00:00Z`" in said(decision)
+    assert "has opened its retraining at 2026-03-04 00:00; a training runs since 2026-03-04 01:00" in said(decision)
+
+
+def test_a_retraining_that_came_to_no_attempt_is_rung_again() -> None:
+    decision = incident("quiet", "bad", "bad", "bad", fired=2)
+    assert decision.fire
+    assert "opened its retraining at 2026-03-04 00:00, of which no attempt is recorded" in said(decision)
+    assert not incident("quiet", "bad", "bad", "bad", fired=2, attempts=(day(3),)).fire
+    assert not incident("quiet", "bad", "bad", "quiet", fired=2).fire
+
+
+@pytest.mark.parametrize(("hours", "fire"), [(1, False), (11, False), (13, True)])
+def test_a_ring_that_nobody_may_have_heard_yet_is_not_repeated(hours: float, fire: bool) -> None:
+    fired = window(2, "bad", fire=True, facts=facts(at=START))
+    history = [*windows("quiet", "bad"), fired, window(3, "bad")]
+    decision = decide(history, policy=POLICY, facts=facts(at=START + timedelta(hours=hours)))
+    assert decision.fire == fire
+    assert fire or "`retrain repro support --end 2026-03-04T00:00:00Z` starts it by hand" in said(decision)
 
 
 def test_a_window_that_does_not_violate_ends_the_incident() -> None:

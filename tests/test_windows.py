@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from monitoring.windows import Window, following, last_full, of_interval
+from monitoring.windows import Window, following, last_full, of_interval, week_before
 from retrain.errors import ParamsError
 
 DAY = of_interval("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z")
@@ -45,6 +45,18 @@ def test_the_last_full_window_has_ended_and_the_next_begins_where_it_ends() -> N
     assert last_full(datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC), 24) == DAY
     assert following(DAY) == last_full(datetime(2026, 3, 3, 12, tzinfo=UTC), 24)
     assert last_full(datetime(2026, 3, 2, 0, 59, tzinfo=UTC), 0.5).length == timedelta(minutes=30)
+
+
+def test_the_same_time_of_the_week_is_the_latest_one_that_the_span_has_whole() -> None:
+    week = timedelta(days=7)
+    span = Window(DAY.start, DAY.start + week)
+    assert week_before(Window(DAY.start + week, DAY.end + week), span) == DAY
+    assert week_before(Window(DAY.start + 3 * week, DAY.end + 3 * week), span) == DAY
+    assert week_before(Window(DAY.start + week, DAY.end + week), Window(DAY.start, DAY.start + 2 * week)) == DAY
+    assert week_before(Window(DAY.end, DAY.end + DAY.length), DAY) is None
+    assert week_before(Window(DAY.start + week, DAY.end + week), Window(DAY.start + timedelta(hours=1), span.end)) is None
+    long = Window(span.end, span.end + 2 * week)
+    assert week_before(long, span) is None
 
 
 def test_a_window_of_airflows_own_times_stays_aware_when_it_is_moved() -> None:

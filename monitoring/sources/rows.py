@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from monitoring.sources.columns import Canon, Cell
 from monitoring.sources.engines import Engine, md5
 from monitoring.sources.mapping import COLUMNS, SECONDS, TIMES, TYPES
+from monitoring.windows import Window
 from retrain.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class Rows:
     def where(self, predicate: Callable[[Any], Any]) -> "Rows":
         """Those for which a condition holds; predicate makes it from the table."""
         return Rows(self.expr.filter(predicate(self.expr)), self.engine)
+
+    def within(self, window: Window) -> "Rows":
+        return self.where(lambda t: (t.timestamp >= window.start) & (t.timestamp < window.end))
 
     def count(self) -> int:
         return int(self.engine.run(self.expr.count()))

@@ -1,0 +1,374 @@
+"""How often the trigger fires where nothing changed, and how soon it finds shifts of stated sizes; beside plain Evidently.
+
+    python benchmarks/detection.py [--windows 200] [--draws 60] [--data DIR] [--json]
+
+Users ask about known labels, whose shares move by up to a third over each week; the champion answers 90 % rightly, and people
+label 150 and rate 100 of a window's 2,000 rows. A champion's first week is the reference; the windows after it go through
+`drift.measure`, `quality.measure`, `trigger.violations` and `trigger.decide` under the policy of params.yaml, without its
+cooldown. Each decision stands alone: no retraining follows a fire, and none holds back the next; labelled failures and unread
+audited rows are plenty, so that what is measured is detection. A shift is found when the trigger fires within three windows.
+
+`drift_alone` is whether a window's columns drifted, `evidently` is DataDriftPreset as it comes on the same windows, against all
+rows of the same week: `windows` where it finds drift in at least half of the columns, `any_column` where in one. It has no
+trigger, so the first such window counts; it sees no label, so accuracy is not its job. It takes three times as long as
+ours, so it sees the windows of every fifth champion (--evidently-every).
+
+The text is that of the adapter `support`, or with --data the intents of a train.csv (columns text,category).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
+DAY = timedelta(days=1)
+ROWS, AUDITED, RATED = 2000, 150, 100  # of a window
+ACCURACY, SATISFIED = 0.9, 0.7
+MOVES = 1 / 3  # by how much of itself a label's share moves over a week, at most
+WITHIN = 3  # windows
+LIFE = 20  # windows after one reference week, where nothing changes
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What is different from a day on: shares of rows, or factors."""
+
+    new: float = 0.0  # share of rows on intents that never occurred before
+    longer: float = 1.0  # length of prompts
+    accuracy: float = ACCURACY
+    doubled: bool = False  # the share of one label: asked, and so answered, twice as often
+
+
+QUIET = Shift()
+SHIFTS = {
+    "new_intents_10_percent": Shift(new=0.1),
+    "prompts_30_percent_longer": Shift(longer=1.3),
+    "accuracy_90_to_80_percent": Shift(accuracy=0.8),
+    "one_label_doubled": Shift(doubled=True),
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Messages by label."""
+
+    known: dict[str, list[str]]
+    new: dict[str, list[str]]
+
+    @cached_property
+    def week(self) -> Any:
+        """Shares of the known labels, (7 days, labels): waves with their crests on different days, each as high as MOVES."""
+        import numpy as np
+
+        count = len(self.known)
+        waves = np.cos((np.arange(7)[:, None] / 7 + np.arange(count) / count) * 2 * np.pi)
+        shares = 1 + MOVES * waves / np.abs(waves).max(axis=0)
+        return shares / shares.sum(axis=1, keepdims=True)
+
+
+@cache
+def text_of(data: Path | None) -> Text:
+    """The shipped text, or eight known intents and three new ones of a train.csv, as many as it has."""
+    from retrain import story
+    from retrain.records import Example
+
+    found = story.from_csv(data, initial=8, arriving=3, per_intent=25, seed=0) if data else story.shipped()
+    lines = [line for name, text in found.files.items() if name.endswith(".jsonl") for line in text.splitlines()]
+    examples = [Example.model_validate_json(line) for line in lines]
+    rows = [*((row.answer, row.question) for row in examples), *((row["label"], row["text"]) for row in found.traffic)]
+    known, new = ({label: sorted({t for name, t in rows if name == label}) for label in some}
+                  for some in (found.initial, found.arriving))  # fmt: skip
+    return Text(known, new)
+
+
+# --- traffic
+
+
+def window(number: int) -> Any:
+    from monitoring.windows import Window
+
+    return Window(START + number * DAY, START + (number + 1) * DAY)
+
+
+def traffic(text: Text, number: int, shift: Shift, label: str, rng: Any) -> Any:
+    """The rows of a day as a frame; days are counted from START, `label` is the one that doubles."""
+    import numpy as np
+    import pandas as pd
+
+    shares = text.week[number % 7].copy()
+    names = list(text.known)
+    if shift.doubled:
+        at = names.index(label)
+        shares *= (1 - 2 * shares[at]) / (1 - shares[at])
+        shares[at] = 1 - np.delete(shares, at).sum()
+    asked = rng.choice(len(names), ROWS, p=shares)
+    answered = np.where(rng.random(ROWS) < shift.accuracy, asked, (asked + rng.integers(1, len(names), ROWS)) % len(names))
+    groups = {**text.known, **text.new}
+    truth = [names[i] for i in asked]
+    for i in np.flatnonzero(rng.random(ROWS) < shift.new):
+        truth[i] = list(text.new)[rng.integers(len(text.new))]  # and the answer is some label that is known
+    first, second = ([groups[one][i % len(groups[one])] for one, i in zip(truth, rng.integers(2**40, size=ROWS), strict=True)]
+                     for _ in range(2))  # fmt: skip
+    prompts = [longer(one, other, shift.longer) for one, other in zip(first, second, strict=True)]
+    chosen = rng.permutation(ROWS)
+    audited, rated = np.zeros((2, ROWS), dtype=bool)
+    audited[chosen[:AUDITED]], rated[chosen[-RATED:]] = True, True
+    times = pd.to_datetime(START + number * DAY) + pd.to_timedelta(np.arange(ROWS) * 86400 / ROWS, unit="s")
+    return pd.DataFrame(
+        {
+            "request_id": [f"{number}-{i}" for i in range(ROWS)],
+            "timestamp": times,
+            "prompt": prompts,
+            "response": [names[i] for i in answered],
+            "latency_ms": rng.lognormal(4.6, 0.3, ROWS),
+            "confidence": rng.beta(8, 2, ROWS),
+            "audit_label": np.where(audited, np.array(truth, dtype=object), None),
+            "feedback": np.where(rated, np.where(rng.random(ROWS) < SATISFIED, 1.0, -1.0), np.nan),
+            "feedback_at": times + pd.Timedelta(seconds=1),
+        }
+    )
+
+
+def longer(text: str, other: str, factor: float) -> str:
+    """The text, and of another on the same label as many words as make it so much longer."""
+    wanted, words = factor * len(text), other.split()
+    for i in range(10 * len(words)):
+        if len(text) + len(words[i % len(words)]) / 2 >= wanted:
+            break
+        text += " " + words[i % len(words)]
+    return text
+
+
+# --- a champion's life: a week of reference, then windows that are measured and decided
+
+
+@dataclass(frozen=True)
+class Case:
+    """One champion's life: so many windows after its first week, from weekday `first` on."""
+
+    seed: int
+    shift: str | None
+    windows: int
+    first: int = 0
+    label: int = 0
+    evidently: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was said of one window; None where it was not asked any more."""
+
+    fire: bool | None
+    drift: bool | None
+    columns: tuple[str, ...]
+    evidently: bool | None
+    any_column: bool | None
+
+
+def lived(case: Case, data: Path | None) -> list[Told]:
+    """Where something shifted, only until everybody has found it."""
+    import numpy as np
+    import pandas as pd
+
+    from monitoring.sources import Rows
+    from retrain import params
+
+    warnings.filterwarnings("ignore")
+    settings = params.load(ROOT).of("support")
+    text, rng, shift = text_of(data), np.random.default_rng(case.seed), SHIFTS.get(case.shift or "", QUIET)
+    label = list(text.known)[case.label % len(text.known)]
+    week = pd.concat([traffic(text, number, QUIET, label, rng) for number in range(7)])
+    reference = Rows.of_frame(week)
+    history = [record(number, settings=settings) for number in range(7)]
+    before, told = counted(reference, window(6)), []
+    for number in range(7 + case.first, 7 + case.first + case.windows):
+        rows = traffic(text, number, shift, label, rng)
+        fire = drifted = None
+        columns: tuple[str, ...] = ()
+        if case.shift is None or not any(one.fire for one in told):
+            made = measured(number, reference, before, Rows.of_frame(rows), settings)
+            history.append(made)
+            fire, drifted, columns = fires(history, settings), made.drift_status == "drift", tuple(made.drifted)
+        whole = some = None
+        if case.evidently and (case.shift is None or not any(one.evidently for one in told)):
+            whole, some = preset(week, rows)
+        told.append(Told(fire, drifted, columns, whole, some))
+        done = not case.evidently or any(one.evidently for one in told)
+        if case.shift and done and any(one.fire for one in told):
+            break
+    return told
+
+
+def record(number: int, *, settings: Any, drift: Any = None, compared: Sequence[Any] = ()) -> Any:
+    """A window's record as the trigger reads it; without a drift report it is one of the quiet reference week."""
+    from monitoring import trigger
+    from retrain.records import stamp
+
+    at, status = window(number), drift.status if drift else "no_drift"
+    drifted = [column.column for column in drift.columns if column.status == "drift"] if drift else []
+    found = trigger.violations(drift_status=status, drifted=drifted, compared=compared, policy=settings.trigger)
+    return trigger.WindowRecord(
+        adapter="support", start=stamp(at.start), end=stamp(at.end), rows=ROWS, drift_status=status, drifted=drifted,
+        audited=AUDITED, compared=list(compared), violations=found, version=1, fire=False, reasons=[],
+    )  # fmt: skip
+
+
+def measured(number: int, reference: Any, before: Any, rows: Any, settings: Any) -> Any:
+    from monitoring import drift, trigger
+    from monitoring.windows import Window, week_before
+
+    now = counted(rows, window(number))
+    compared = [
+        trigger.Compared(signal="accuracy", good=now.right, n=now.audited, reference_good=before.right,
+                         reference_n=before.audited),
+        trigger.Compared(signal="satisfaction", good=now.satisfied, n=now.feedback, reference_good=before.satisfied,
+                         reference_n=before.feedback),
+    ]  # fmt: skip
+    then = week_before(window(number), Window(START, START + 7 * DAY))
+    found = drift.measure(
+        reference, reference, rows, drift=settings.drift, html=None, same_time=then and reference.within(then),
+        name_changes=False,
+    )  # fmt: skip
+    return record(number, settings=settings, drift=found, compared=compared)
+
+
+def counted(rows: Any, at: Any) -> Any:
+    from monitoring import quality
+
+    return quality.measure(rows, known_before=at.end + DAY, now=at.end + DAY)
+
+
+def fires(history: Sequence[Any], settings: Any) -> bool:
+    from monitoring import trigger
+
+    rules = [item for item in settings.trigger.policies if item.kind != "cooldown"]
+    facts = trigger.Facts(
+        at=START, champion=1, trained=history[0].start, new_failures=10_000, unread_audit=10_000, audit_wrong=1 - ACCURACY,
+        bar=trigger.bar(settings),
+    )  # fmt: skip
+    return trigger.decide(history, policy=settings.trigger.model_copy(update={"policies": tuple(rules)}), facts=facts).fire
+
+
+def preset(week: Any, rows: Any) -> tuple[bool, bool]:
+    """Whether Evidently's default finds drift in at least half of the columns, and in any."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    numbers, names = ["prompt_length", "latency_ms", "confidence"], ["prompt", "response"]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=names[1:], text_columns=names[:1])
+    frames = [frame.assign(prompt_length=frame["prompt"].str.len())[[*numbers, *names]] for frame in (rows, week)]
+    sets = [Dataset.from_pandas(frame.reset_index(drop=True), data_definition=definition) for frame in frames]
+    said = Report([DataDriftPreset()], include_tests=True).run(*sets).dict()["tests"]
+    failed = [
+        test["metric_config"]["params"]["type"].endswith("DriftedColumnsCount") for test in said if test["status"] == "FAIL"
+    ]
+    return any(failed), not all(failed)
+
+
+# --- all of it
+
+
+def cases(windows: int, draws: int, every: int) -> list[Case]:
+    lives = [min(LIFE, windows - at) for at in range(0, windows, LIFE)]
+    quiet = [Case(n, None, life, evidently=n % every == 0) for n, life in enumerate(lives)]
+    shifted = [
+        Case(1000 * (i + 1) + n, name, WITHIN, n % 7, n, evidently=n % every == 0)
+        for i, name in enumerate(SHIFTS)
+        for n in range(draws)
+    ]
+    return quiet + shifted
+
+
+def run(windows: int, draws: int, every: int, workers: int, data: Path | None) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    todo = cases(windows, draws, every)
+    bar = partial(tqdm, total=len(todo), desc="champions", unit="", disable=None)
+    if workers == 1:
+        told = list(bar(lived(case, data) for case in todo))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            told = list(bar(pool.map(partial(lived, data=data), todo)))
+    lives = list(zip(todo, told, strict=True))
+    quiet = [one for case, life in lives if case.shift is None for one in life]
+    shifted = {name: [life for case, life in lives if case.shift == name] for name in SHIFTS}
+    kinds: dict[str, Callable[[Told], bool | None]] = {
+        "trigger": lambda one: one.fire, "windows": lambda one: one.evidently, "any_column": lambda one: one.any_column,
+    }  # fmt: skip
+    found = {kind: both(seen, quiet, shifted) for kind, seen in kinds.items()}
+    return {**found.pop("trigger"), "drift_alone": alone(quiet, shifted), "evidently": found}
+
+
+def both(seen: Callable[[Told], bool | None], quiet: list[Told], shifted: dict[str, list[list[Told]]]) -> dict[str, Any]:
+    told = [said for one in quiet if (said := seen(one)) is not None]
+    found = {name: detected(seen, [life for life in lives if seen(life[0]) is not None]) for name, lives in shifted.items()}
+    return {"windows": len(told), "false_fire_rate": statistics.fmean(told), "detection": found}
+
+
+def detected(seen: Callable[[Told], bool | None], lives: list[list[Told]]) -> dict[str, Any]:
+    """Share of draws found within WITHIN windows, and the median window, from 1, of those that were found."""
+    first = [next((n for n, one in enumerate(life, 1) if seen(one)), None) for life in lives]
+    found = [n for n in first if n is not None]
+    return {
+        "draws": len(first),
+        "within_3": len(found) / len(first),
+        "median_windows": statistics.median(found) if found else None,
+    }
+
+
+def alone(quiet: list[Told], shifted: dict[str, list[list[Told]]]) -> dict[str, Any]:
+    """Share of the measured windows with drift in some column, and in which."""
+    sides = {"quiet": quiet, **{name: [one for life in lives for one in life] for name, lives in shifted.items()}}
+    found = {}
+    for name, windows in sides.items():
+        told = [one for one in windows if one.drift is not None]
+        columns = Counter(column for one in told for column in one.columns)
+        shares = {column: round(n / len(told), 3) for column, n in columns.most_common()}
+        found[name] = {"windows": len(told), "drift": sum(bool(one.drift) for one in told) / max(len(told), 1), **shares}
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = [f"{'':26}{'trigger':>22}{'Evidently':>22}{'.. any column':>22}"]
+    sides = [found, *found["evidently"].values()]
+    quiet = [f"{side['false_fire_rate']:.1%} of {side['windows']}" for side in sides]
+    lines.append(f"{'fires where all is quiet':26}" + "".join(f"{one:>22}" for one in quiet))
+    for name in SHIFTS:
+        shown = [side["detection"][name] for side in sides]
+        told = [f"{one['within_3']:.0%} of {one['draws']}, in {one['median_windows'] or '-'}" for one in shown]
+        lines.append(f"{name:26}" + "".join(f"{one:>22}" for one in told))
+    lines.append(f"found within {WITHIN} windows, of so many draws; the median window that found it")
+    lines += [f"drift alone, {name}: {said}" for name, said in found["drift_alone"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=200, help="without drift")
+    parser.add_argument("--draws", type=int, default=60, help="of each shift")
+    parser.add_argument("--evidently-every", type=int, default=5, metavar="N", help="Evidently sees every Nth champion")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data", type=Path, help="a folder with train.csv and test.csv, in place of the shipped text")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    numbers = (arguments.windows, arguments.draws, arguments.evidently_every, arguments.workers)
+    if min(numbers) < 1:
+        parser.error("--windows, --draws, --evidently-every and --workers must be at least 1")
+    found = run(*numbers, arguments.data)
+    print(json.dumps(found) if arguments.json else table(found))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
