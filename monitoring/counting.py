@@ -108,7 +108,7 @@ def look(table: Any, kinds: Mapping[str, Kind], scratch: Path) -> Side:
 
 
 def _keep(table: Any, values: Mapping[str, Any], kinds: Mapping[str, Kind], scratch: Path) -> tuple[Any, dict[str, str]]:
-    """These expressions as a table of the same engine: on DuckDB a Parquet file, so that ten million rows need no memory."""
+    """These expressions, read once: into a Parquet file, so that ten million rows need no memory; on Spark cached there."""
     places = {name: f"c{i}" for i, name in enumerate(values)}
     there = ibis.literal(1, "int8")  # of a text no more is needed than that there is one
     made = {
@@ -116,13 +116,12 @@ def _keep(table: Any, values: Mapping[str, Any], kinds: Mapping[str, Kind], scra
         for name, value in values.items()
     }
     kept, engine = table.select(**made, row=there), table.get_backend()
-    if engine.name == "postgres":  # opened read-only, and a role that may only read makes no table either: it reads again
-        return kept, places
-    if engine.name != "duckdb":
+    if engine.name == "pyspark":
         return kept.cache(), places
     file = scratch / f"{uuid4().hex}.parquet"
     engine.to_parquet(kept, file)
-    return engine.read_parquet(file), places
+    here = engine if engine.name == "duckdb" else ibis.duckdb.connect()  # PostgreSQL is opened read-only: no table there
+    return here.read_parquet(file), places
 
 
 def _raises(table: Any, value: Any) -> str | None:

@@ -17,6 +17,7 @@ def monitor(
     adapter: Name,
     start: Annotated[str | None, typer.Option(help="ISO 8601, with a zone")] = None,
     end: Annotated[str | None, typer.Option(help="ISO 8601, with a zone; neither: the last full window")] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="this window may train although a policy is `manual`")] = False,
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +32,7 @@ def monitor(
     seen: list[watch.Watched] = []
     try:
         for one in [window] if start else watch.pending(space, adapter, window):
-            seen.append(watch.monitor(space, adapter, one))
+            seen.append(watch.monitor(space, adapter, one, asked=ask and one == window))
             if not as_json:
                 print("\n".join(_told(adapter, seen[-1])), flush=True)
     finally:  # a window that fails takes nothing from those before it: they are recorded
