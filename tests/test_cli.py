@@ -178,7 +178,8 @@ def test_the_exit_code_of_repro_tells_refused_from_could_not_tell(
 
 
 def test_several_windows_are_one_object_also_when_a_later_one_fails(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def monitor(space: Workspace, adapter: str, window: int) -> Any:
+    def monitor(space: Workspace, adapter: str, window: int, *, asked: bool) -> Any:
+        assert not asked
         if window == 3:
             raise DataError("logs/support/3.jsonl is not JSON")
         return SimpleNamespace(record=SimpleNamespace(as_dict=lambda: {"rows": window}))
@@ -188,6 +189,16 @@ def test_several_windows_are_one_object_also_when_a_later_one_fails(bare: Path, 
     done = call("monitor", "support", "-w", bare, "--json")
     assert json.loads(done.out) == {"schema": 1, "adapter": "support", "windows": [{"rows": 1}, {"rows": 2}]}
     assert (done.code, done.err) == (2, "error: logs/support/3.jsonl is not JSON\n")
+
+
+def test_of_several_windows_only_the_one_that_was_asked_for_may_train(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def monitor(space: Workspace, adapter: str, window: Any, *, asked: bool) -> Any:
+        return SimpleNamespace(record=SimpleNamespace(as_dict=lambda: {"asked": asked}))
+
+    monkeypatch.setattr(watch, "pending", lambda space, adapter, window: ["missed", window])
+    monkeypatch.setattr(watch, "monitor", monitor)
+    done = call("monitor", "support", "--ask", "-w", bare, "--json")
+    assert json.loads(done.out)["windows"] == [{"asked": False}, {"asked": True}]
 
 
 def test_doctor_prints_one_object(bare: Path) -> None:
