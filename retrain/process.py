@@ -69,12 +69,13 @@ def run_group(
     Returns the exit code (-n: killed by signal n). Whatever interrupts this call (SIGTERM, Ctrl-C, an error in on_line)
     ends the whole process group first: TERM, then KILL. Parent killed by SIGKILL: the kernel kills the child.
     """
-    with _sigterm_raises():
+    with _sigterm_raises() as from_now_on:
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=dies_with_me(),
         )  # fmt: skip
         try:
+            from_now_on()  # raised while the child started, nobody would end it
             assert process.stdout is not None
             for line in process.stdout:
                 if on_line and line.strip():
@@ -113,19 +114,33 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM becomes SystemExit(143) meanwhile, so that `except` and `finally` run; a handler of others (Airflow) stays."""
+def _sigterm_raises() -> Iterator[Callable[[], None]]:
+    """SIGTERM becomes SystemExit(143), so that `except` and `finally` run: once, from the call of what is yielded.
+
+    One that came before is raised by that call. A handler of others (Airflow) stays.
+    """
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not mine:
-        yield
+        yield lambda: None
         return
+    came, raises = False, False
 
     def terminated(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        nonlocal came, raises
+        came = True
+        if raises:
+            raises = False  # a second one does not cut off what ends the child
+            raise SystemExit(128 + number)
+
+    def from_now_on() -> None:
+        nonlocal raises
+        raises = True
+        if came:
+            terminated(signal.SIGTERM, None)
 
     signal.signal(signal.SIGTERM, terminated)
     try:
-        yield
+        yield from_now_on
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -231,9 +231,20 @@ def test_the_output_of_a_child_streams_line_by_line(tmp_path):
 
 
 RUN_GROUP = """
-import sys
+import os, signal, subprocess, sys, time
 from pathlib import Path
 from retrain.process import environment, run_group
+
+class Slow(subprocess.Popen):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        file = Path(sys.argv[1], "grandchild")
+        while not file.exists() or not file.stat().st_size:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if sys.argv[2] == "while it starts":
+    subprocess.Popen = Slow
 run_group(["sh", "-c", "echo $$ > pid; sleep 60 & echo $! > grandchild; wait"], cwd=Path(sys.argv[1]), env=environment())
 """
 
@@ -258,14 +269,22 @@ def written(path):
     return path.exists() and path.read_text().strip()
 
 
-@pytest.mark.parametrize(("number", "files"), [(signal.SIGTERM, ["pid", "grandchild"]), (signal.SIGKILL, ["pid"])])
-def test_children_end_with_their_parent(tmp_path, number, files):
-    parent = subprocess.Popen([sys.executable, "-c", RUN_GROUP, tmp_path], cwd=REPOSITORY)
+@pytest.mark.parametrize(
+    ("when", "number", "files"),
+    [
+        ("while it runs", signal.SIGTERM, ["pid", "grandchild"]),
+        ("while it starts", signal.SIGTERM, ["pid", "grandchild"]),
+        ("while it runs", signal.SIGKILL, ["pid"]),
+    ],
+)
+def test_children_end_with_their_parent(tmp_path, when, number, files):
+    parent = subprocess.Popen([sys.executable, "-c", RUN_GROUP, tmp_path, when], cwd=REPOSITORY)
     try:
         assert eventually(lambda: written(tmp_path / "grandchild"))
-        assert all(living(tmp_path / name) for name in files)
-        parent.send_signal(number)
-        parent.wait()
+        if when == "while it runs":
+            assert all(living(tmp_path / name) for name in files)
+            parent.send_signal(number)
+        assert parent.wait() == (143 if number == signal.SIGTERM else -number)
         assert eventually(lambda: not any(living(tmp_path / name) for name in files))
     finally:
         parent.kill()
