@@ -235,10 +235,9 @@ def _column(
         _check(name, sides[now], "window", least)
         if kind == "text":
             value = _text_distance(_texts(samples[before], name), _texts(samples[now], name), least)
-        elif rule.weekly and _same_time_tells(name, rule.weekly, sides):
-            before, threshold = SAME_TIME, rule.weekly
-            value = counting.distance(rule.method, name, kind, sides[before], sides[now])
         else:
+            if rule.weekly and _same_time_tells(name, rule.weekly, sides):
+                before, threshold = SAME_TIME, rule.weekly
             value = counting.distance(rule.method, name, kind, sides[before], sides[now])
     except NotComparable as why:
         reason = str(why)

@@ -247,10 +247,11 @@ def _opened(since: datetime, served: Sequence[WindowRecord], case: Case, policy:
     last = max((from_stamp(r.end) for r in fired), default=None)
     if last and (not tried or last > max(tried)):
         opened = f"{began} has opened its retraining at {last:%Y-%m-%d %H:%M}"
+        by_hand = f"`retrain repro {case.adapter} --end {last:%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
         if facts.training:
-            return False, f"{opened}; a training runs since {facts.training:%Y-%m-%d %H:%M}"
+            runs = f"a training runs since {facts.training:%Y-%m-%d %H:%M}"
+            return False, f"{opened}; {runs}: if it died with its machine, {by_hand}"
         if _fresh(fired, served[-1], facts):
-            by_hand = f"`retrain repro {case.adapter} --end {last:%Y-%m-%dT%H:%M:%SZ}` starts it by hand"
             return False, f"{opened}, which has not come to a verdict; {by_hand}"
         return True, f"{opened}, of which no attempt is recorded and no training runs: it is rung again"
     refused = f"{began} has had its retraining ({max(tried):%Y-%m-%d %H:%M}), which did not become champion"

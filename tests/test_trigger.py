@@ -25,8 +25,8 @@ from monitoring.trigger import (
     measured_again,
     violations,
 )  # fmt: skip
+from retrain import edits, stats
 from retrain import params as params_
-from retrain import stats
 from retrain.cli import app
 from retrain.errors import ParamsError
 from retrain.ledger import Attempt
@@ -405,8 +405,8 @@ def test_one_policy_is_changed_added_or_taken_away_by_its_kind() -> None:
 def test_a_policy_is_written_into_params_yaml_and_the_comments_stay(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(Path("params.yaml").read_text())
-    params_.set_values(path, ["trigger.policies.cooldown={hours: 48}", "trigger.policies.k_of_n.windows=5"])
-    params_.set_values(path, ["trigger.policies.min_failures=null"])
+    edits.set_values(path, ["trigger.policies.cooldown={hours: 48}", "trigger.policies.k_of_n.windows=5"])
+    edits.set_values(path, ["trigger.policies.min_failures=null"])
     assert [p.kind for p in params_.load(tmp_path).trigger.policies] == ["cooldown", "k_of_n"]
     assert "# at least k of the last n windows violate" in path.read_text()
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def call(name: str, takes: Sequence[Any], gives: Any, *values: Any) -> Any:
     return _builtin(name, tuple(takes), gives)(*values)
 
 
-class Engine:
+class Engine(ABC):
     """One of the three; `connection` is an Ibis backend whose session runs in UTC."""
 
     name = ""
@@ -78,40 +79,40 @@ class Engine:
         """A result that is asked for again and again, worked out once where the engine has a place of ours for it."""
         return rows
 
+    @abstractmethod
     def at(self, value: Any, steps: Sequence[str]) -> Any:
         """Text of what stands at steps inside JSON: a string as it is, anything else as JSON; null where there is nothing."""
-        raise NotImplementedError
 
     def part(self, value: Any, steps: Sequence[str]) -> Any:
         """The same, still JSON where the engine has a type for it."""
         return self.at(value, steps)
 
+    @abstractmethod
     def array(self, value: Any) -> Any:
         """The JSON text of a list, from a column or JSON; null where it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def json(self, value: Any) -> Any:
         """A nested column as JSON text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def known_roles(self, messages: Any) -> Any:
         """Whether every element of a list (JSON text) is a message with a role of ROLES."""
-        raise NotImplementedError
 
+    @abstractmethod
     def said(self, messages: Any, role: str) -> Any:
         """What the role's last message in a list (JSON text) says: `content` as text, or its text parts, a line each."""
-        raise NotImplementedError
 
     def local(self, zone: str, naive: Any) -> Any:
         """The instant that a zone's clocks showed."""
         return call("timezone", (dt.string, dt.timestamp), dt.Timestamp("UTC"), zone, naive)
 
+    @abstractmethod
     def instant(self, micros: Any) -> Any:
         """From microseconds since 1970, within the years 0 to 9999."""
-        raise NotImplementedError
 
-    def micros(self, time: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def micros(self, time: Any) -> Any: ...
 
     def cast(self, text: Any, kind: str) -> Any:
         """Of text that has the form of a time or number."""
