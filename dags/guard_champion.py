@@ -17,10 +17,10 @@ PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
 def guard_champion():
     @task
     def guard(adapter):
-        from retrain import jobs
+        from retrain import release
         from retrain.workspace import Workspace
 
-        return jobs.guard(Workspace.open(WORKSPACE), adapter)
+        return release.guard(Workspace.open(WORKSPACE), adapter)
 
     @task
     def monitored(adapter, *, data_interval_end=None):

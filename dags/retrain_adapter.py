@@ -55,12 +55,12 @@ def build(adapter):
 
         @task
         def promote(attempt):
-            from retrain import jobs, projections
+            from retrain import projections, release
             from retrain.workspace import Workspace
 
             workspace, promoted = Workspace.open(WORKSPACE), None
             if attempt["promote"]:
-                promoted = jobs.promote(workspace, adapter).promotion.as_dict()
+                promoted = release.promote(workspace, adapter).promotion.as_dict()
             else:
                 print(f"not promoted: {attempt['why']}")
             projections.refresh(workspace, adapter, panels=False, say=print)

@@ -17,7 +17,7 @@ from typing import Any
 
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
-from retrain import jobs, ledger, score, simulate, watch
+from retrain import jobs, ledger, release, score, simulate, watch
 from retrain.card import lost_rows, one_line
 from retrain.dagruns import DagRuns
 from retrain.errors import NothingToDo
@@ -232,9 +232,9 @@ def _say_verdict(
 def _rollback(demo: Demo) -> None:
     adapter = demo.story.adapter
     try:
-        back = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: show the way back")
+        back = release.rollback(demo.workspace, adapter, version=None, reason="demo: show the way back")
         demo.say(f"rolled back: {back.promotion.tag} serves")
-        forward = jobs.rollback(demo.workspace, adapter, version=None, reason="demo: and forward again")
+        forward = release.rollback(demo.workspace, adapter, version=None, reason="demo: and forward again")
         demo.say(f"forward again: {forward.promotion.tag} serves")
     except NothingToDo as nothing:
         demo.say(str(nothing))

@@ -1,11 +1,10 @@
-"""What the command line, the DAGs and the demo do: retrain, register, promote, roll back, admit a label.
+"""What the command line, the DAGs and the demo do: retrain, admit a label, read the remote (`release` has what serves).
 
-Each job takes the adapter's lock, works in an ephemeral clone, commits by name and pushes; the order of outside effects is
-upload, verify, record, then point. Killed anywhere and run again, it converges.
+Each job takes the adapter's lock, works in an ephemeral clone, commits by name and pushes. Killed anywhere and run again, it
+converges.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger, preflight, publish
+from retrain import edits, ledger, preflight, publish
 from retrain import params as params_
 from retrain.card import one_line
-from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError
+from retrain.errors import NothingToDo, ParamsError
 from retrain.policies import Purpose
 from retrain.process import git
 from retrain.records import Example, file_digest, read_examples, read_json, read_jsonl, stamp, write_json, write_jsonl
 from retrain.registry import Registry
-from retrain.verdict import Verdict, parse_verdict, read_verdict
+from retrain.verdict import Verdict, read_verdict
 from retrain.workspace import Clone, Workspace
 
 LOCK_WAIT = 5.0  # seconds: a job that lasts minutes is not waited for, the caller tries again
@@ -37,18 +36,6 @@ class Attempted:
     verdict: Verdict | None
     metrics: dict[str, Any]
     fresh: bool
-
-
-@dataclass(frozen=True)
-class Served:
-    """What serves after a promotion or rollback; `fresh` is False where the ledger had said so before.
-
-    `repaired`: the alias in MLflow said something else (a job died before it moved, or somebody moved it) and follows again.
-    """
-
-    promotion: ledger.Promotion
-    fresh: bool
-    repaired: bool
 
 
 def now() -> str:
@@ -119,12 +106,14 @@ class _Asked:
 
 def _known(clone: Clone, asked: _Asked) -> Attempted | None:
     """The attempt that the ledger already has for this end."""
-    attempts = ledger.state(ledger.read(clone.root, asked.adapter)).attempts
-    known = next((attempt for attempt in attempts if attempt.end == asked.at), None)
-    newest = max((attempt.end for attempt in attempts), default="")
-    if known is None and asked.at < newest:
+    lines = ledger.read(clone.root, asked.adapter)
+    known = ledger.attempt_at(lines, asked.at)
+    if known:
+        return Attempted(known, None, {}, fresh=False)
+    newest = max((attempt.end for attempt in ledger.state(lines).attempts), default="")
+    if asked.at < newest:
         raise ParamsError(f"{asked.adapter} has an attempt at {newest}, {asked.at} is before that: attempts never go back")
-    return Attempted(known, None, {}, fresh=False) if known else None
+    return None
 
 
 def _inputs(clone: Clone, asked: _Asked) -> list[str]:
@@ -133,7 +122,7 @@ def _inputs(clone: Clone, asked: _Asked) -> list[str]:
     clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"{suites}.dvc", f"data/failures/{adapter}.dvc", f"champion/{adapter}.dvc"])
     paths: list[str] = []
     if asked.overrides:
-        params_.set_values(clone.root / "params.yaml", list(asked.overrides))
+        edits.set_values(clone.root / "params.yaml", list(asked.overrides))
         paths.append("params.yaml")
     entries = ledger.read(clone.root, adapter)
     folder = clone.root / suites / "audit"
@@ -241,117 +230,7 @@ def _finish_attempt(registry: Registry | None, run_id: str, clone: Clone, adapte
     publish.finish(registry, run_id, "FINISHED", {**tags, "why": attempt.why[:500]}, scores, files, say)
 
 
-# --- promotion
-
-
-def register(workspace: Workspace, adapter: str) -> int:
-    """The MLflow version of the newest attempt's bytes; RejectedError where its verdict is not passed."""
-    with job(workspace, adapter, "register") as clone:
-        return _register(workspace, clone, adapter, _newest(clone, adapter))
-
-
-def _newest(clone: Clone, adapter: str) -> ledger.Attempt:
-    attempts = ledger.state(ledger.read(clone.root, adapter)).attempts
-    if not attempts:
-        raise NothingToDo(f"{adapter} has no attempt in its ledger: run `retrain repro {adapter}` first")
-    if not attempts[-1].promote:
-        raise RejectedError(f"the newest attempt of {adapter} ({attempts[-1].end}) did not pass: {attempts[-1].why}")
-    return attempts[-1]
-
-
-def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.Attempt) -> int:
-    """Fetch the attempt's bytes and verdict by commit, check that they belong together, upload, verify, record."""
-    branch = clone.git("rev-parse", "HEAD")
-    clone.git("checkout", "--quiet", attempt.commit)
-    try:
-        clone.dvc("pull", "--force", f"out/{adapter}/adapter", f"out/{adapter}/card.md")
-        out = clone.root / "out" / adapter
-        verdict = read_verdict(out / "verdict.json")
-        if not verdict.promote or verdict.bound["adapter"] != attempt.digest:
-            raise RejectedError(f"verdict.json of {attempt.commit[:12]} is {verdict.status} on {verdict.bound['adapter'][:12]}")
-        registry = Registry.open(workspace.params.mlflow, workspace.root)
-        known = registry.run_of(adapter, attempt.digest)  # None where MLflow was down when it trained
-        run_id = known or registry.start_training(adapter, {"digest": attempt.digest})
-        tags = {"verdict": verdict.status, "commit": attempt.commit, "dataset": attempt.dataset, "base": attempt.base_digest}
-        card = (out / "card.md").read_text("utf-8")
-        folder = out / "adapter"
-        version = registry.register(adapter, folder, digest=attempt.digest, tags=tags, description=card, run_id=run_id)
-        if not known:
-            registry.finish(run_id, "FINISHED", {}, {"why": "only its bytes: MLflow was down when it trained"}, [])
-        return version
-    finally:
-        clone.git("checkout", "--quiet", "-B", clone.branch, branch)
-
-
-def promote(workspace: Workspace, adapter: str) -> Served:
-    """Make the newest passed candidate champion: registered, ledger by push, then the alias.
-
-    An alias that is not what the ledger says is first put right; where the newest attempt did not pass, that is all.
-    """
-    with job(workspace, adapter, "promote") as clone:
-        repaired = _follow(workspace, clone, adapter)
-        try:
-            attempt = _newest(clone, adapter)
-        except RejectedError:
-            if repaired is None:
-                raise
-            return Served(repaired, fresh=False, repaired=True)
-        serving = ledger.state(ledger.read(clone.root, adapter)).champion
-        if serving and serving.digest == attempt.digest:
-            return Served(serving, fresh=False, repaired=repaired is not None)
-        version = _register(workspace, clone, adapter, attempt)
-        tag = f"{adapter}-v{version}"
-
-        def write(clone: Clone) -> None:
-            entries = ledger.read(clone.root, adapter)
-            line = ledger.promote_line(entries, digest=attempt.digest, version=version, tag=tag, at=now())
-            ledger.append(clone.root, adapter, line)
-            clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: v{version} is champion")
-            clone.git("tag", "--force", tag, attempt.commit)
-
-        write(clone)
-        clone.publish(write, tries=TRIES, tags=(tag,))
-        return _placed(workspace, clone, adapter, repaired)
-
-
-def rollback(workspace: Workspace, adapter: str, *, version: int | None, reason: str) -> Served:
-    """Put back the version that served before (or a given one that served): ledger by push, then the alias.
-
-    Where MLflow's alias is not what the ledger says, as after a rollback that died half-way, it is first put right, and
-    without a version that is all: run again, a rollback never undoes itself.
-    """
-    with job(workspace, adapter, "rollback") as clone:
-        repaired = _follow(workspace, clone, adapter)
-        if repaired and version in (None, repaired.version):
-            return Served(repaired, fresh=False, repaired=True)
-        registry = Registry.open(workspace.params.mlflow, workspace.root)
-
-        def write(clone: Clone) -> None:
-            entries = ledger.read(clone.root, adapter)
-            line = ledger.rollback_line(entries, adapter=adapter, version=version, reason=reason, at=now())
-            registry.holds(adapter, line.version, line.digest)
-            ledger.append(clone.root, adapter, line)
-            clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: back to v{line.version}: {reason}")
-
-        write(clone)
-        clone.publish(write, tries=TRIES)
-        return _placed(workspace, clone, adapter, repaired)
-
-
-def _follow(workspace: Workspace, clone: Clone, adapter: str) -> ledger.Promotion | None:
-    """What serves, where MLflow's aliases had to be moved to say so; None where they agreed."""
-    state = ledger.state(ledger.read(clone.root, adapter))
-    moved = Registry.open(workspace.params.mlflow, workspace.root).follow(adapter, state)
-    return state.champion if moved else None
-
-
-def _placed(workspace: Workspace, clone: Clone, adapter: str, repaired: ledger.Promotion | None) -> Served:
-    """The ledger has moved: the alias follows."""
-    _follow(workspace, clone, adapter)
-    serving = ledger.state(ledger.read(clone.root, adapter)).champion
-    if serving is None:
-        raise IntegrityError(f"{adapter} was given a champion, and its ledger names none")
-    return Served(serving, fresh=True, repaired=repaired is not None)
+# --- read from the remote
 
 
 def entries(workspace: Workspace, adapter: str) -> list[ledger.Entry]:
@@ -375,48 +254,6 @@ def remote_file(workspace: Workspace, path: str) -> str:
     return git(workspace.root, "show", f"{head}:{path}")
 
 
-def champion_folder(workspace: Workspace, adapter: str) -> tuple[ledger.Promotion, Path]:
-    """The serving version and its verified bytes, fetched from the registry once."""
-    serving = ledger.state(entries(workspace, adapter)).champion
-    if serving is None:
-        raise NothingToDo(f"{adapter} has no champion yet: run `retrain repro {adapter}` and `retrain promote {adapter}`")
-    registry = Registry.open(workspace.params.mlflow, workspace.root)
-    return serving, registry.download(adapter, serving.version, workspace.local / "serving" / f"{adapter}-v{serving.version}")
-
-
-def guard(workspace: Workspace, adapter: str) -> str:
-    """What serves, when ledger, alias, registered bytes and verdict agree; IntegrityError that says what differs."""
-    serving = ledger.state(entries(workspace, adapter)).champion
-    registry = Registry.open(workspace.params.mlflow, workspace.root)
-    alias = registry.alias(adapter, "champion")
-    fix = f"`retrain promote {adapter}` makes the alias follow the ledger"
-    if serving is None:
-        if alias is not None:
-            raise IntegrityError(f"MLflow's champion of {adapter} is v{alias.version}, the ledger knows of none: {fix}")
-        return f"{adapter} has no champion yet"
-    if alias is None or alias.version != serving.version or alias.digest != serving.digest:
-        found = f"v{alias.version} {alias.digest[:12]}" if alias else "nothing"
-        raise IntegrityError(
-            f"MLflow's champion of {adapter} is {found}, the ledger says v{serving.version} {serving.digest[:12]}: {fix}"
-        )
-    with tempfile.TemporaryDirectory() as scratch:  # MLflow's own bytes, not a copy that was made before
-        registry.download(adapter, serving.version, Path(scratch) / serving.tag)
-    _guard_verdict(workspace, serving)
-    return f"{serving.tag} serves, its bytes and its verdict match"
-
-
-def _guard_verdict(workspace: Workspace, serving: ledger.Promotion) -> None:
-    workspace.remote_head()  # brings the commit here
-    path = f"out/{serving.adapter}/verdict.json"
-    verdict = parse_verdict(git(workspace.root, "show", f"{serving.commit}:{path}"), f"{path} of {serving.commit[:12]}")
-    if not serving.forced and (not verdict.promote or verdict.bound.get("adapter") != serving.digest):
-        about = str(verdict.bound.get("adapter"))[:12]
-        raise IntegrityError(
-            f"{serving.tag} serves {serving.digest[:12]}, its verdict ({path} of {serving.commit[:12]}) is {verdict.status} "
-            f"on {about}: `retrain rollback {serving.adapter} --to VERSION` puts one back that passed"
-        )
-
-
 # --- labels
 
 
@@ -432,7 +269,7 @@ def admit(workspace: Workspace, adapter: str, labels: Sequence[str], *, rows: di
             listed = params_.load(clone.root).adapter(adapter).labels
             added[:] = [label for label in dict.fromkeys(labels) if label not in listed]
             for label in added:
-                params_.add_label(clone.root / "params.yaml", adapter, label)
+                edits.add_label(clone.root / "params.yaml", adapter, label)
                 line = ledger.Label(at=now(), adapter=adapter, label=label, rows=rows.get(label, 0))
                 ledger.append(clone.root, adapter, line)
             if added:

@@ -178,6 +178,11 @@ def _same_bytes(known: Promotion, entry: Promotion | Rollback) -> None:
         )
 
 
+def attempt_at(entries: Iterable[Entry], end: str) -> Attempt | None:
+    """The attempt of that `end` (a stamp): there is never more than one."""
+    return next((e for e in entries if isinstance(e, Attempt) and e.end == end), None)
+
+
 def tried_on(entries: Iterable[Entry], audit: str | None) -> list[str]:
     """Digests of the candidates that were compared on this audit file, oldest first; a retry of one is the same candidate."""
     return list(dict.fromkeys(e.digest for e in entries if isinstance(e, Attempt) and e.audit == audit))

@@ -272,13 +272,13 @@ class Params(Section):
         for section, values in override.items():
             data[section] = merge(data[section], values)
         data["adapters"][name]["override"] = {}
-        return _validate(data, f"params.yaml, with adapters.{name}.override")
+        return validated(data, f"params.yaml, with adapters.{name}.override")
 
     def other_trigger(self, changes: dict[str, Any], overrides: tuple[str, ...], where: str) -> Trigger:
         """This trigger with some of its keys replaced: what a replay asks about."""
         data = self.model_dump(mode="json")
         data["trigger"] = {**data["trigger"], **changes}
-        return _validate(apply(data, overrides), where).trigger
+        return validated(apply(data, overrides), where).trigger
 
 
 def load(root: Path | str = ".", overrides: list[str] | tuple[str, ...] = ()) -> Params:
@@ -293,7 +293,7 @@ def parse(text: str, where: str) -> Params:
 
 
 def _checked(data: dict[str, Any], where: str) -> Params:
-    params = _validate(data, where)
+    params = validated(data, where)
     for name in params.adapters:
         _can_be_first(params.of(name), f"{where}, adapter {name}")  # what cannot hold is said now, not at night
     return params
@@ -328,62 +328,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def set_values(path: Path, overrides: list[str] | tuple[str, ...]) -> None:
-    """Write `key.path=value` overrides into a params.yaml, comments kept; the result is validated first."""
-    from ruamel.yaml import YAML
-
-    _validate(apply(read(path), overrides), str(path))
-    edit(path, lambda data: apply(data, overrides), YAML())
-
-
-def add_label(path: Path, adapter: str, label: str) -> None:
-    """Append a label to adapters.<adapter>.labels, comments kept."""
-    from ruamel.yaml import YAML
-
-    edit(path, lambda data: data["adapters"][adapter]["labels"].append(label), YAML())
-    _validate(read(path), str(path))
-
-
-def edit(path: Path, change: Any, yaml_: Any) -> None:
-    from io import StringIO
-
-    from ruamel.yaml.comments import CommentedMap
-
-    from retrain.records import write_text
-
-    yaml_.preserve_quotes = True
-    yaml_.width = 200
-    yaml_.indent(mapping=2, sequence=4, offset=2)
-    yaml_.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", ""))
-    yaml_.representer.add_representer(str, _represent_text)
-    data = yaml_.load(path.read_text("utf-8"))
-    change(data)
-    _in_a_line(data, CommentedMap)
-    out = StringIO()
-    yaml_.dump(data, out)
-    write_text(path, out.getvalue())
-
-
-def _represent_text(representer: Any, text: str) -> Any:
-    """ruamel writes YAML 1.2, PyYAML reads 1.1: a label `no` or `12:30` would come back as another type."""
-    try:
-        plain = yaml.safe_load(text) == text
-    except yaml.YAMLError:
-        plain = False
-    style = None if plain or "\n" in text else '"'
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-def _in_a_line(data: Any, kept: Any) -> None:
-    """Mappings that were put into a list are written as {kind: cooldown, hours: 48}, as the shipped file does."""
-    for key, item in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
-        if isinstance(data, list) and isinstance(item, dict) and not isinstance(item, kept):
-            data[key] = kept(item)
-            data[key].fa.set_flow_style()
-        _in_a_line(item, kept)
-
-
-def _validate(data: dict[str, Any], where: str) -> Params:
+def validated(data: dict[str, Any], where: str) -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from retrain import params
+from retrain.edits import edit
 from retrain.errors import DataError, ParamsError
-from retrain.params import edit
 from retrain.records import Example, dumps, question_key, unit_hash
 from retrain.simulate import read_traffic
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monitoring.windows import Window
-from retrain import jobs, simulate
+from retrain import release, simulate
 from retrain.answers import schema_of
 from retrain.evaluate import Judge
 from retrain.generate import Model
@@ -32,7 +32,7 @@ class Users:
         """Ask the champion one window of messages and write the log; returns its path. NothingToDo without a champion."""
         from tqdm import tqdm
 
-        serving, folder = jobs.champion_folder(self.workspace, self.adapter)
+        serving, folder = release.champion_folder(self.workspace, self.adapter)
         params = self.workspace.params.of(self.adapter)
         if self.model is None or self.model[0] != serving.version:
             self.model = (serving.version, Model(self._base(serving, folder), device=params.train.device, adapter=folder))

@@ -262,15 +262,15 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
 
 def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = ()) -> jobs.Attempted:
     """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
-    params, state = workspace.params.of(adapter), ledger.state(jobs.entries(workspace, adapter))
-    done = next((attempt for attempt in state.attempts if attempt.end == stamp(end)), None)
+    params, lines = workspace.params.of(adapter), jobs.entries(workspace, adapter)
+    done = ledger.attempt_at(lines, stamp(end))
     if done:  # before the logs, which may be gone by now
         return jobs.Attempted(done, None, {}, fresh=False)
     try:
         known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         audited = failures.audited(known, audit_rate=params.failures.audit_rate)
     except DataError:
-        if state.champion:
+        if ledger.state(lines).champion:
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
     purpose = _purpose(workspace, adapter, end, say)

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from retrain.edits import set_values
 from retrain.errors import BusyError, IntegrityError, ParamsError, StaleError
-from retrain.params import Params, load, set_values
+from retrain.params import Params, load
 from retrain.process import dvc, failure, git, try_git
 from retrain.records import file_digest, write_json, write_text
 

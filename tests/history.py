@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from retrain import ledger, story
-from retrain.params import Mlflow, set_values
+from retrain.edits import set_values
+from retrain.params import Mlflow
 from retrain.process import git
 from retrain.records import stamp, text_digest
 from retrain.registry import Registry

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from retrain import jobs, ledger, story
-from retrain.params import set_values
+from retrain import ledger, release, story
+from retrain.edits import set_values
 from retrain.records import Example, dumps, file_digest, read_json, write_json
 from retrain.registry import Registry
 from retrain.workspace import Workspace, init
@@ -56,7 +56,7 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
 
 def another_version(space: Workspace) -> ledger.Promotion:
     """A second version of the same weights serves, as if it had been promoted: its run.json differs by a space."""
-    first, folder = jobs.champion_folder(space, "support")
+    first, folder = release.champion_folder(space, "support")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(shutil.copytree(folder, Path(scratch) / "adapter"))
         (copy / "run.json").write_text((copy / "run.json").read_text() + " ")

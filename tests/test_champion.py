@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, rows, workspace
 
-from retrain import base, jobs, ledger
+from retrain import base, jobs, ledger, release
 from retrain.errors import IntegrityError
 from retrain.records import Example, file_digest, read_json, read_jsonl, write_jsonl
 from retrain.registry import Registry
@@ -88,7 +88,7 @@ def test_another_clone_of_the_tag_reproduces_every_byte(promoted: Workspace, tmp
 
 def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     users = Users(promoted, "support", [], [], [], random.Random(0))
-    serving, folder = jobs.champion_folder(promoted, "support")
+    serving, folder = release.champion_folder(promoted, "support")
 
     def half(source: Path, target: Path) -> None:
         Path(target).mkdir(parents=True)
@@ -135,17 +135,17 @@ def second(promoted: Workspace) -> ledger.Promotion:
 
 def test_the_guard_reads_mlflows_own_bytes_and_the_verdict(promoted: Workspace, second: ledger.Promotion) -> None:
     with pytest.raises(IntegrityError, match="support-v2 serves .* its verdict .* is passed on"):
-        jobs.guard(promoted, "support")
-    assert jobs.rollback(promoted, "support", version=1, reason="its verdict is another's").promotion.version == 1
-    assert jobs.guard(promoted, "support") == "support-v1 serves, its bytes and its verdict match"
-    jobs.champion_folder(promoted, "support")  # a good copy of our own must not hide what follows
-    digest = jobs.champion_folder(promoted, "support")[0].digest
+        release.guard(promoted, "support")
+    assert release.rollback(promoted, "support", version=1, reason="its verdict is another's").promotion.version == 1
+    assert release.guard(promoted, "support") == "support-v1 serves, its bytes and its verdict match"
+    release.champion_folder(promoted, "support")  # a good copy of our own must not hide what follows
+    digest = release.champion_folder(promoted, "support")[0].digest
     manifests = (promoted.root / ".retrain/mlflow/artifacts").rglob("manifest.json")
     weights = next(path for path in manifests if file_digest(path) == digest).with_name("adapter_model.safetensors")
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(IntegrityError, match="missing, added or changed"):
-        jobs.guard(promoted, "support")
+        release.guard(promoted, "support")
     weights.write_bytes(good)
 
 
@@ -153,16 +153,16 @@ def test_an_alias_that_went_astray_follows_the_ledger_again(promoted: Workspace,
     registry = Registry.open(promoted.params.mlflow, promoted.root)
     before = jobs.entries(promoted, "support")
     for put_right in (
-        lambda: jobs.promote(promoted, "support"),
-        lambda: jobs.rollback(promoted, "support", version=None, reason=""),
-        lambda: jobs.rollback(promoted, "support", version=1, reason=""),
+        lambda: release.promote(promoted, "support"),
+        lambda: release.rollback(promoted, "support", version=None, reason=""),
+        lambda: release.rollback(promoted, "support", version=1, reason=""),
     ):
         registry.set_alias("support", "champion", 2)
         with pytest.raises(IntegrityError, match="`retrain promote support` makes the alias follow the ledger"):
-            jobs.guard(promoted, "support")
+            release.guard(promoted, "support")
         done = put_right()
-        assert (done.promotion.version, done.fresh, done.repaired) == (1, False, True)
-        assert jobs.guard(promoted, "support").startswith("support-v1 serves")
+        assert (done.promotion.version, done.line, done.repaired) == (1, None, True)
+        assert release.guard(promoted, "support").startswith("support-v1 serves")
     assert jobs.entries(promoted, "support") == before
 
 
@@ -171,5 +171,5 @@ def test_a_version_that_mlflow_lost_is_not_rolled_back_to(promoted: Workspace, s
     before = jobs.entries(promoted, "support")
     registry.client.delete_model_version("support", "2")
     with pytest.raises(IntegrityError, match="has no version 2 of support"):
-        jobs.rollback(promoted, "support", version=2, reason="")
+        release.rollback(promoted, "support", version=2, reason="")
     assert jobs.entries(promoted, "support") == before

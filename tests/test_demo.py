@@ -17,7 +17,7 @@ RUN = """
 import dataclasses, json, sys
 from pathlib import Path
 from retrain import demo, story
-from retrain.params import set_values
+from retrain.edits import set_values
 
 folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 told = story.from_csv(folder, initial=3, arriving=1, per_intent=60, seed=0)

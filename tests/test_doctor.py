@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from retrain import doctor, params
+from retrain import doctor, edits
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 def finding(root: Path, name: str, *overrides: str) -> doctor.Finding:
     if overrides:
-        params.set_values(root / "params.yaml", overrides)
+        edits.set_values(root / "params.yaml", overrides)
     return next(found for found in doctor.examine(root) if found.name == name)
 
 
@@ -30,7 +30,7 @@ def test_a_healthy_checkout_has_nothing_wrong(root: Path):
 
 
 def test_every_fault_comes_with_its_fix(root: Path):
-    params.set_values(
+    edits.set_values(
         root / "params.yaml", ["workspace.remote=nowhere.git", "mlflow.uri=http://127.0.0.1:1", "train.device=cuda"]
     )
     wrong = [found for found in doctor.examine(root) if found.ok is False]
@@ -75,7 +75,7 @@ def test_a_server_that_answers_is_seen(root: Path):
 
 def test_passwords_in_addresses_are_not_shown(root: Path):
     overrides = ["workspace.remote=https://me:hunter2@127.0.0.1:1/x.git", "mlflow.uri=http://me:hunter2@127.0.0.1:1"]
-    params.set_values(root / "params.yaml", overrides)
+    edits.set_values(root / "params.yaml", overrides)
     assert "hunter2" not in str(doctor.examine(root))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from retrain import jobs, ledger, story, watch
+from retrain import jobs, ledger, release, story, watch
+from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
-from retrain.params import set_values
 from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_examples, stamp
 from retrain.workspace import Clone, Workspace, init
@@ -44,10 +44,10 @@ def test_a_candidate_that_learned_little_is_refused_recorded_and_never_promoted(
     lines = jobs.entries(workspace, "support")
     assert [type(line) for line in lines] == [ledger.Attempt]
     with pytest.raises(RejectedError, match="did not pass"):
-        jobs.promote(workspace, "support")
+        release.promote(workspace, "support")
     with pytest.raises(NothingToDo, match="no champion yet"):
-        jobs.champion_folder(workspace, "support")
-    assert jobs.guard(workspace, "support") == "support has no champion yet"
+        release.champion_folder(workspace, "support")
+    assert release.guard(workspace, "support") == "support has no champion yet"
 
 
 def test_the_same_end_twice_is_one_attempt_and_the_commit_holds_its_verdict(

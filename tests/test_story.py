@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain import params, story
+from retrain import edits, params, story
 from retrain.errors import DataError, ParamsError
 from retrain.records import question_key
 
@@ -43,7 +43,7 @@ def test_labels_that_yaml_reads_as_something_else_stay_labels(tmp_path: Path) ->
     assert params.parse(text, "params.yaml").adapter("intents").labels == tuple(sorted(told.initial))
     path = tmp_path / "params.yaml"
     path.write_text(text, "utf-8")
-    params.add_label(path, "intents", "off")
+    edits.add_label(path, "intents", "off")
     assert params.parse(path.read_text("utf-8"), "params.yaml").adapter("intents").labels[-1] == "off"
     assert "# " in text and text.count("\n") > 50  # comments and layout are kept
 

@@ -38,9 +38,9 @@ def register(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> No
 
     Example: retrain register support
     """
-    from retrain import jobs
+    from retrain import release
 
-    version = jobs.register(open_workspace(workspace, adapter), adapter)
+    version = release.register(open_workspace(workspace, adapter), adapter)
     tag = f"{adapter}-v{version}"
     out({"schema": 1, "adapter": adapter, "version": version, "tag": tag}, as_json, [f"{tag} is registered"])
 
@@ -50,18 +50,18 @@ def promote(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> Non
 
     Example: retrain promote support
     """
-    from retrain import jobs, projections
+    from retrain import projections, release
 
     space = open_workspace(workspace, adapter)
-    made = jobs.promote(space, adapter)
-    promotion = made.promotion
-    if made.fresh or as_json:
-        out(promotion.as_dict(), as_json, [f"{promotion.tag} is champion"])
+    made = release.promote(space, adapter)
+    tag = made.promotion.tag
+    if made.line or as_json:
+        out(made.promotion.as_dict(), as_json, [f"{tag} is champion"])
     projections.refresh(space, adapter, panels=False, say=say_for(as_json))
-    if made.repaired and not made.fresh:
-        say_for(as_json)(f"MLflow's alias had gone astray: it points at {promotion.tag} again, as the ledger says")
-    elif not made.fresh:
-        raise NothingToDo(f"{promotion.tag} is champion already, promoted {promotion.at}: nothing to promote")
+    if made.repaired and not made.line:
+        say_for(as_json)(f"MLflow's alias had gone astray: it points at {tag} again, as the ledger says")
+    elif not made.line:
+        raise NothingToDo(f"{tag} is champion already, promoted {made.promotion.at}: nothing to promote")
 
 
 def rollback(
@@ -75,14 +75,13 @@ def rollback(
 
     Example: retrain rollback support --reason 'refunds went wrong'
     """
-    from retrain import jobs, projections
+    from retrain import projections, release
 
     space = open_workspace(workspace, adapter)
-    made = jobs.rollback(space, adapter, version=to, reason=reason)
-    promotion = made.promotion
-    line = [entry for entry in jobs.entries(space, adapter) if entry.kind in ("promotion", "rollback")][-1]
-    out(line.as_dict(), as_json, [f"{promotion.tag} serves again"])
-    if not made.fresh:
-        words = f"MLflow's alias had gone astray and points at {promotion.tag} again, as the ledger says"
+    made = release.rollback(space, adapter, version=to, reason=reason)
+    tag = made.promotion.tag
+    out((made.line or made.promotion).as_dict(), as_json, [f"{tag} serves again"])
+    if not made.line:
+        words = f"MLflow's alias had gone astray and points at {tag} again, as the ledger says"
         say_for(as_json)(f"{words}; nothing else was changed: run it again to go back further")
     projections.refresh(space, adapter, panels=False, say=say_for(as_json))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, workspace
 
-from retrain import jobs, ledger, watch
+from retrain import jobs, ledger, release, watch
 from retrain.process import git
 from retrain.records import parse_time, read_folder, write_jsonl
 from retrain.registry import Registry
@@ -22,7 +22,7 @@ KILLED = """
 import os, signal, sys
 from datetime import datetime
 from pathlib import Path
-from retrain import jobs, watch
+from retrain import release, watch
 from retrain.records import parse_time
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
@@ -44,9 +44,9 @@ if verb == "retrain":
 elif verb == "collect":
     watch.collect(space, "support", at)
 elif verb == "rollback":
-    jobs.rollback(space, "support", version=None, reason="ill")
+    release.rollback(space, "support", version=None, reason="ill")
 else:
-    jobs.promote(space, "support")
+    release.promote(space, "support")
 """
 
 
@@ -86,23 +86,23 @@ def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspac
     killed_at(space, "Clone.publish", "after", "promote")  # in the ledger, the alias not yet moved
     assert ledger.state(jobs.entries(space, "support")).champion is not None
     assert registry.alias("support", "champion") is None
-    promoted = jobs.promote(space, "support")
+    promoted = release.promote(space, "support")
     assert (promoted.promotion.version, promoted.promotion.digest) == (1, attempted.digest)
-    assert (promoted.fresh, promoted.repaired) == (False, True)
-    assert jobs.promote(space, "support") == jobs.Served(promoted.promotion, fresh=False, repaired=False)
+    assert (promoted.line, promoted.repaired) == (None, True)
+    assert release.promote(space, "support") == release.Served(promoted.promotion, None, repaired=False)
     assert sum(isinstance(entry, ledger.Promotion) for entry in jobs.entries(space, "support")) == 1
     assert len(registry.client.search_model_versions("name='support'")) == 1
-    assert jobs.guard(space, "support") == "support-v1 serves, its bytes and its verdict match"
+    assert release.guard(space, "support") == "support-v1 serves, its bytes and its verdict match"
 
 
 def test_a_killed_rollback_run_again_does_not_undo_itself(space: Workspace, attempted: ledger.Attempt) -> None:
-    jobs.promote(space, "support")
+    release.promote(space, "support")
     another_version(space)
     registry = Registry.open(space.params.mlflow, space.root)
     killed_at(space, "Clone.publish", "after", "rollback")  # in the ledger, the alias not yet moved
     assert registry.alias("support", "champion").version == 2
-    done = jobs.rollback(space, "support", version=None, reason="ill")
-    assert (done.promotion.version, done.fresh) == (1, False)
+    done = release.rollback(space, "support", version=None, reason="ill")
+    assert (done.promotion.version, done.line) == (1, None)
     assert registry.alias("support", "champion").version == 1
     assert sum(isinstance(entry, ledger.Rollback) for entry in jobs.entries(space, "support")) == 1
 
