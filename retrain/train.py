@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, packing, prompts
+from retrain import base, fused, packing, prompts
 from retrain import params as params_
 from retrain.errors import DataError, RetrainError
 from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, write_json
@@ -59,6 +59,7 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
     if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
         model.set_attn_implementation("eager")
     model = add_lora(model, settings, params.seed)
+    fused.fuse(model)
     losses = list(_loop(model, data, settings, params.seed, tokenizer.pad_token_id, device, log))
     _check_learned(model, losses)
     run = {

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from retrain import base, prompts, train
+from retrain import base, fused, prompts, train
 from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
 from retrain.evaluate import Arms, Judge
@@ -134,30 +135,60 @@ def test_a_long_question_is_cut_at_the_front_and_keeps_its_end(tiny: Path) -> No
     assert "refund card" in tokenizer.decode(ids)
 
 
-def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(params: params_.Params, tiny: Path) -> None:
+def lora_model(tiny: Path, dtype: object, settings: params_.Train) -> tuple[Any, Any]:
+    """(model whose LoRA changes something, tokenizer)."""
     import torch
 
     model, tokenizer = base.load(tiny, "cpu")
-    model.float().set_attn_implementation("eager")
-    data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
-    model = train.add_lora(model, params.train, 0)
+    model.to(dtype).set_attn_implementation("eager")
+    model = train.add_lora(model, settings, 0)
     for name, weights in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.05)
-    found = []
-    for pack in (True, False):
-        inputs = train.inputs_of(model, data, tokenizer.pad_token_id, "cpu", pack)
-        model.zero_grad()
-        loss = train.loss_of(model, inputs, "cpu")
-        loss.backward()
-        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        found.append((inputs.arguments["input_ids"].numel(), loss.item(), gradients))
-    (few, one, packed), (many, other, padded) = found
+    return model, tokenizer
+
+
+def loss_and_gradients(model: Any, tokenizer: Any, *, pack: bool) -> tuple[int, float, Any]:
+    """(tokens that went through the model, loss, all gradients in a row)."""
+    import torch
+
+    data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
+    inputs = train.inputs_of(model, data, tokenizer.pad_token_id, "cpu", pack)
+    model.zero_grad()
+    loss = train.loss_of(model, inputs, "cpu")
+    loss.backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return inputs.arguments["input_ids"].numel(), loss.item(), gradients
+
+
+def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(params: params_.Params, tiny: Path) -> None:
+    import torch
+
+    model, tokenizer = lora_model(tiny, torch.float32, params.train)
+    few, one, packed = loss_and_gradients(model, tokenizer, pack=True)
+    many, other, padded = loss_and_gradients(model, tokenizer, pack=False)
     assert few < 0.7 * many  # the shared tokens are there once
     assert one == pytest.approx(other, abs=1e-4)
-    assert len(packed) == len(padded) > 10
-    scale = max(float(g.abs().max()) for g in padded)
-    assert max(float((a - b).abs().max()) for a, b in zip(packed, padded, strict=True)) < 1e-3 * scale
+    assert (packed - padded).abs().max() < 1e-3 * padded.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_fused_lora_has_the_loss_and_the_gradients_of_pefts(params: params_.Params, tiny: Path, dtype: str, off: float) -> None:
+    import torch
+
+    model, tokenizer = lora_model(tiny, getattr(torch, dtype), params.train)
+    _, one, pefts = loss_and_gradients(model, tokenizer, pack=True)
+    assert fused.fuse(model) == 2 * len(params.train.targets)  # two layers
+    _, other, ours = loss_and_gradients(model, tokenizer, pack=True)
+    assert other == pytest.approx(one, rel=off)
+    assert (ours - pefts).norm() < off * pefts.norm()
+
+
+def test_lora_with_dropout_is_left_to_peft(params: params_.Params, tiny: Path) -> None:
+    import torch
+
+    model, _ = lora_model(tiny, torch.float32, params.train.model_copy(update={"dropout": 0.1}))
+    assert fused.fuse(model) == 0
 
 
 def test_a_base_that_does_not_keep_packed_rows_apart_is_trained_padded(params: params_.Params, tiny: Path) -> None:
