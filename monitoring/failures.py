@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from retrain.answers import Schema, misfit
+from monitoring import quality
+from retrain.answers import Schema, misfit, right
 from retrain.records import Example, Origin
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def failure_cases(
         if correction is None:
             waiting += row.get("feedback") == -1
             continue
-        if correction == _text(row.get("response")) or (row["request_id"], correction) in seen:
+        if right(_text(row.get("response")) or "", correction, schema) or (row["request_id"], correction) in seen:
             continue
         why = misfit(correction, schema) if _text(row.get("prompt")) else "a correction to a blank prompt"
         if why:
@@ -84,11 +85,11 @@ def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
     return _merge([_example(row, label, "audit", None) for row, label in labelled if label and _text(row.get("prompt"))])
 
 
-def audit_wrong(rows: "Rows", *, audit_rate: float) -> float | None:
+def audit_wrong(rows: "Rows", *, audit_rate: float, schema: Schema | None = None) -> float | None:
     """The share of the labelled drawn rows that were answered wrongly; None where there are none."""
-    judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate)).expr
-    right = (judged.response.fill_null("").strip() == judged.audit_label.strip()).sum()
-    counted = rows.engine.run(judged.aggregate(n=judged.count(), right=right))
+    judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate))
+    told = quality.audited_right(judged, schema)
+    counted = rows.engine.run(judged.expr.aggregate(n=told.count(), right=told.cast("int").sum()))
     n = int(counted["n"].iloc[0])
     return 1 - int(counted["right"].iloc[0]) / n if n else None
 

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from retrain import answers
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from monitoring.sources import Rows
     from monitoring.sources.engines import Engine
+    from retrain.answers import Schema
+
+BETWEEN = "\x1f"  # of an answer and its label where both are one text
 
 
 class Quality(BaseModel):
@@ -63,14 +68,16 @@ class Calibration:
         self.model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(confidence, [float(r) for r in right])
 
     @classmethod
-    def of(cls, reference: "Rows") -> "Calibration | None":
+    def of(cls, reference: "Rows", schema: "Schema | None" = None) -> "Calibration | None":
         """From the reference's audited rows; None where they are too few."""
         judged = reference.where(lambda t: t.audit_label.notnull() & t.confidence.notnull())
         frame = judged.frame(["confidence", "response", "audit_label"])
+        pairs = zip(frame["response"].fillna(""), frame["audit_label"], strict=True)
+        told = [answers.right(answer, label, schema) for answer, label in pairs]
+        frame = frame[[right is not None for right in told]]
         if len(frame) < cls.LEAST:
             return None
-        right = frame["response"].fillna("").str.strip() == frame["audit_label"].str.strip()
-        return cls(frame["confidence"].to_numpy(), right.tolist())
+        return cls(frame["confidence"].to_numpy(), [right for right in told if right is not None])
 
     def estimate(self, sample: "pd.DataFrame") -> float | None:
         """Estimated share of right answers among sampled rows (LogRecord columns)."""
@@ -88,12 +95,14 @@ def measure(
     sample: "pd.DataFrame | None" = None,
     calibration: Calibration | None = None,
     slices: Sequence[str] = (),
+    schema: "Schema | None" = None,
 ) -> Quality:
     """Quality of one window. `known_before`: the window's end plus quality.lag; `now` says whether that has passed.
 
-    `labels` of a closed set; `sample` (rows of the window) is what relevance and the estimate are taken from.
+    `labels` of a closed set, `schema` of a structured answer; `sample` (rows of the window) is what relevance and the
+    estimate are taken from.
     """
-    table = _judged(rows.expr, known_before, labels, max_new_tokens)
+    table = _judged(rows, known_before, labels, max_new_tokens, schema)
     found = _totals(table, rows.engine)
     low, high = _wilson(found["right"], found["audited"])
     n = found["rows"]
@@ -131,7 +140,28 @@ def relevance(sample: "pd.DataFrame") -> float | None:
     return float(np.einsum("ij,ij->i", asked, said).mean())
 
 
-def _judged(table: Any, known_before: datetime, labels: Sequence[str], max_new_tokens: int | None) -> Any:
+def audited_right(rows: "Rows", schema: "Schema | None") -> Any:
+    """Column of bool, null where nothing can be told: whether an answer is what its audit label says, judged as the gate does.
+
+    With a schema the values count, not their spelling: the distinct pairs of answer and label come here to be compared.
+    """
+    import ibis
+
+    table = rows.expr
+    answer, label = table.response.fill_null(""), table.audit_label
+    if schema is None:
+        return answer.strip() == label.strip()
+    pairs = rows.engine.run(table.filter(label.notnull()).select(answer=answer, label=label).distinct())
+    told: dict[bool | None, list[str]] = {True: [""], False: [], None: [""]}  # no pair is blank: of nothing no column is made
+    for said, expected in zip(pairs["answer"], pairs["label"], strict=True):
+        told[answers.right(said, expected, schema)].append(said + BETWEEN + expected)
+    both = answer + BETWEEN + label
+    return ibis.cases((both.isin(told[True]), True), (both.isin(told[None]), ibis.null("bool")), else_=False)
+
+
+def _judged(
+    rows: "Rows", known_before: datetime, labels: Sequence[str], max_new_tokens: int | None, schema: "Schema | None"
+) -> Any:
     """The rows with what is counted of each, as 0 or 1."""
     import ibis
     from ibis import _
@@ -144,12 +174,12 @@ def _judged(table: Any, known_before: datetime, labels: Sequence[str], max_new_t
     if max_new_tokens is not None and not labels:
         invalid = invalid | (_.completion_tokens >= max_new_tokens).fill_null(False)
     feedback = known & _.feedback.notnull()
-    audited = known & _.audit_label.notnull()
-    return table.mutate(
+    audited = known & _.audit_label.notnull() & _.is_right.notnull()
+    return rows.expr.mutate(is_right=audited_right(rows, schema)).mutate(
         n_feedback=ibis.ifelse(feedback, 1, 0),
         n_satisfied=ibis.ifelse(feedback & (_.feedback > 0), 1, 0),
         n_audited=ibis.ifelse(audited, 1, 0),
-        n_right=ibis.ifelse(audited & (answer == _.audit_label.strip()), 1, 0),
+        n_right=ibis.ifelse(audited & _.is_right, 1, 0),
         n_blank=ibis.ifelse(answer == "", 1, 0),
         n_invalid=ibis.ifelse(invalid, 1, 0),
     )

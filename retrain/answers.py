@@ -1,4 +1,4 @@
-"""What an answer must be: a visible text, and where the adapter has an output schema, JSON that fits it."""
+"""What an answer must be (a visible text; with an output schema, JSON that fits it), and when it is right."""
 
 import json
 from pathlib import Path
@@ -51,3 +51,15 @@ def misfit(answer: str, schema: Schema | None) -> str | None:
     except Unresolvable as unknown:
         raise ParamsError(f"the output schema names {unknown.ref!r}, which is not in it: a schema is one file") from unknown
     return f"the answer does not fit the output schema at {error.json_path}: {error.message[:200]}" if error else None
+
+
+def right(answer: str, expected: str, schema: Schema | None) -> bool | None:
+    """Whether an answer is what was expected: the same text, or with a schema the same JSON values, however they are spelled.
+
+    None where the expected answer is none itself: nobody can be held to it.
+    """
+    if schema is None:
+        return answer.strip() == expected.strip()
+    if misfit(expected, schema):
+        return None
+    return misfit(answer, schema) is None and bool(json.loads(answer) == json.loads(expected))

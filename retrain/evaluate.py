@@ -5,7 +5,6 @@ decides them (bytes, template, labels, decoding, precision, the messages as sent
 machine.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from retrain import base, prompts, regression, train
 from retrain import params as params_
-from retrain.answers import SCHEMA, misfit
+from retrain.answers import SCHEMA, misfit, right
 from retrain.errors import DataError, RetrainError
 from retrain.generate import Model
 from retrain.records import (
@@ -44,11 +43,7 @@ class Judge:
 
     def right(self, answer: str, expected: str) -> bool | None:
         """None where the expected answer is none itself: nobody can be held to it."""
-        if self.task == "classification" or self.schema is None:
-            return answer.strip() == expected.strip()
-        if misfit(expected, self.schema):
-            return None
-        return misfit(answer, self.schema) is None and json.loads(answer) == json.loads(expected)
+        return right(answer, expected, self.schema if self.task == "generation" else None)
 
 
 class Arms:
@@ -176,9 +171,9 @@ def _prediction(
     arms = {}
     for arm, given in answers.items():
         if i in given:
-            right, parsed = judge.right(given[i], row.answer), judge.parsed(given[i], labels[arm])
-            why = "the expected answer does not fit the output schema" if right is None else None
-            arms[arm] = {"answer": given[i], "right": right, "parsed": parsed, "why": why}
+            told, parsed = judge.right(given[i], row.answer), judge.parsed(given[i], labels[arm])
+            why = "the expected answer does not fit the output schema" if told is None else None
+            arms[arm] = {"answer": given[i], "right": told, "parsed": parsed, "why": why}
     return {
         "schema": 1,
         "suite": suite,

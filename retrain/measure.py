@@ -14,6 +14,7 @@ from monitoring import drift, quality, trigger
 from monitoring.sources import LogTable, Rows, open_logs
 from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
+from retrain.answers import schema_of
 from retrain.params import Params
 from retrain.records import from_stamp, read_examples, read_folder, stamp
 from retrain.registry import Registry
@@ -207,6 +208,7 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
     checked = expectations.check_logs(
         sample, rows=found.rows, min_rows=params.drift.min_rows, missing=missing, most=params.drift.missing_max, docs=docs
     )
+    schema = schema_of(site.workspace.root, spec)
     now = quality.measure(
         rows,
         known_before=window.end + site.lag,
@@ -214,8 +216,9 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         labels=site.labels if spec.task == "classification" else (),
         max_new_tokens=spec.max_new_tokens,
         sample=sample,
-        calibration=quality.Calibration.of(outputs) if outputs is not None else None,
+        calibration=quality.Calibration.of(outputs, schema) if outputs is not None else None,
         slices=params.quality.slices,
+        schema=schema,
     )
     drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.how})" for c in found.columns if c.status == "drift"]
     compared = site.compared(window, now)

@@ -112,7 +112,7 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
         newest=site.past[-1].end if site.past else None,
         new_failures=len(collection.examples) + len(collection.held),
         unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
-        audit_wrong=failures.audit_wrong(unread, audit_rate=rate),
+        audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=schema),
         cost=policies.cost([(run.start, run.end) for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,

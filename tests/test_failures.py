@@ -92,6 +92,12 @@ def test_a_correction_that_does_not_fit_the_output_schema_is_kept_out_with_the_r
     ]
 
 
+def test_a_correction_that_says_the_answers_own_values_is_no_failure() -> None:
+    said = {"correction": '{"n":1.0,"m":null}', "response": '{"m": null, "n": 1}'}
+    assert collect(row("r1", **said), labels=(), schema={"type": "object"}).examples == []
+    assert len(collect(row("r1", **said), labels=()).examples) == 1  # free text
+
+
 def test_a_correction_that_is_blank_to_the_eye_becomes_no_label() -> None:
     made = collect(row("r1", correction="\u200b\u00ad"))
     assert (made.examples, made.new_labels) == ([], {})

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitoring import quality
+from monitoring import failures, quality
 from monitoring.sources import Rows
 
 END = datetime(2026, 3, 2, tzinfo=UTC)
@@ -40,6 +40,31 @@ def test_shares_count_only_the_rows_that_somebody_judged() -> None:
     assert found.accuracy_high == pytest.approx(0.9055, abs=1e-3)
     assert (found.latency_p50, found.confidence, found.blank, found.invalid) == (25.0, pytest.approx(0.8), 0.25, 0.5)
     assert found.slices["response=a"] == {"rows": 1, "audited": 1, "right": 0}
+
+
+def test_a_structured_answer_is_right_by_its_values_and_a_label_that_fits_no_schema_tells_nothing() -> None:
+    schema = {"type": "object", "required": ["n"]}
+    rows = log(
+        {"response": '{"n": 1, "who": null}', "audit_label": '{"who":null,"n":1.0}'},
+        {"response": '{"n": 2}', "audit_label": '{"n": 3}'},
+        {"response": "two", "audit_label": '{"n": 2}'},
+        {"response": None, "audit_label": '{"n": 2}'},
+        {"response": '{"n": 2}', "audit_label": "two"},
+        {"response": '{"n": 5}'},
+    )
+    found = measure(rows, schema=schema, slices=("response",))
+    assert (found.rows, found.right, found.audited) == (6, 1, 4)
+    assert measure(rows).right == 0  # as texts
+    assert found.slices['response={"n": 1, "who": null}'] == {"rows": 1, "audited": 1, "right": 1}
+    assert failures.audit_wrong(rows, audit_rate=1.0, schema=schema) == 0.75
+    assert failures.audit_wrong(rows.where(lambda t: t.audit_label.isnull()), audit_rate=1.0, schema=schema) is None
+
+
+def test_confidence_is_calibrated_on_what_the_values_say() -> None:
+    spelled = [{"response": '{"n": 1}', "audit_label": '{"n":1}', "confidence": 0.5 + i / 200} for i in range(60)]
+    rows = log(*spelled, {"response": '{"n": 1}', "audit_label": "one", "confidence": 0.1})
+    made = quality.Calibration.of(rows, {"type": "object"})
+    assert made is not None and made.estimate(pd.DataFrame({"confidence": [0.5]})) == 1.0
 
 
 def test_labels_that_came_later_than_the_lag_do_not_count_and_before_it_nothing_is_known() -> None:

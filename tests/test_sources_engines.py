@@ -197,7 +197,9 @@ def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str,
     for name, logs in stores.items():
         before, now = logs.rows(DAY), logs.rows(second)
         found = drift.measure(before, before, now, drift=params.drift.model_copy(update={"columns": columns}), html=None)
-        told = quality.measure(now, known_before=second.end + DAY.length, now=second.end + DAY.length, slices=["response"])
+        later = second.end + DAY.length
+        told = quality.measure(now, known_before=later, now=later, slices=["response"])
+        assert quality.measure(now, known_before=later, now=later, schema={"type": "object"}).audited == 0  # labels are no JSON
         fallen = trigger.Compared(signal="accuracy", good=told.right, n=told.audited, reference_good=99, reference_n=100)
         drifted = [column.column for column in found.columns if column.status == "drift"]
         wrong = trigger.violations(
