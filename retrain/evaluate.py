@@ -1,13 +1,15 @@
 """Stage `evaluate`: candidate, champion and the simpler alternatives answer the suites -> predictions and metrics.
 
 An adapter is held to the labels it was trained with, as it serves; the base arms to today's. Answers are cached by what
-decides them (bytes, template, labels, decoding, precision, the messages as sent), so no arm is asked the same twice on one
-machine.
+decides them (bytes, template, labels, decoding, precision, all messages as sent), so no arm is asked the same suite twice on
+one machine. A suite is asked whole or not at all: in bf16 the rows beside a row in its batch may tip an answer, and a verdict
+must not depend on what was asked before it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ class Arms:
         self.adapter, self.params, self.cache = adapter, params, cache
         self.spec = params.adapter(adapter)
         self.base_folder = Path("out/base") / self.spec.base
+        self._model: tuple[str, Model] | None = None
 
     def adapter_arm(self, folder: Path, rows: Sequence[Example], name: str) -> list[str]:
         run = read_json(folder / "run.json")
@@ -84,26 +87,30 @@ class Arms:
     ) -> list[str]:
         device = base.choose_device(self.params.train.device)
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
-        where = self.cache / f"{text_digest(dumps([*decided, base.residency(device)]))}.json"
-        known: dict[str, str] = read_json(where) if where.exists() else {}
-        keys = [_sent(row) for row in rows]
-        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
-        if new:
+        decided += [self.params.evaluate.batch, base.residency(device), [_sent(row) for row in rows]]
+        where = self.cache / f"{text_digest(dumps(decided))}.json"
+        if not where.exists():
             from tqdm import tqdm
 
-            model = Model(self.base_folder, device=device, adapter=folder)
-            with tqdm(total=len(new), desc=f"ask {name}", unit="row", disable=None) as bar:
+            model = self._loaded(digest, folder, device)
+            with tqdm(total=len(rows), desc=f"ask {name}", unit="row", disable=None) as bar:
                 answers = model.answers(
-                    [row.messages[:-1] for row in new.values()],
+                    [row.messages[:-1] for row in rows],
                     template=model.template(system, length),
                     labels=labels,
                     max_new_tokens=self.spec.max_new_tokens,
                     batch=self.params.evaluate.batch,
                     tick=bar.update,
                 )
-            known |= {key: answer.text for key, answer in zip(new, answers, strict=True)}
-            write_json(where, known)
-        return [known[key] for key in keys]
+            write_json(where, [answer.text for answer in answers])
+        return list(read_json(where))
+
+    def _loaded(self, digest: str, folder: Path | None, device: str) -> Model:
+        """An arm from a clean load, once for all its suites; one at a time is in memory."""
+        if self._model is None or self._model[0] != digest:
+            self._model = None
+            self._model = digest, Model(self.base_folder, device=device, adapter=folder)
+        return self._model[1]
 
 
 def _sent(row: Example) -> str:
@@ -123,11 +130,12 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
     examples = [row for _, row in rows]
     beside = _base_rows(rows, params.evaluate.beside_rows)
     asked = beside if serving else _base_rows(rows, params.evaluate.base_rows)
-    answers: dict[str, dict[int, str]] = {"candidate": dict(enumerate(arms.adapter_arm(candidate, examples, "candidate")))}
+    everything = range(len(rows))
+    answers = {"candidate": _by_suite(rows, everything, partial(arms.adapter_arm, candidate, name="candidate"))}
     if serving:
-        answers["champion"] = dict(enumerate(arms.adapter_arm(serving, examples, "champion")))
-    answers["base"] = dict(zip(asked, arms.base_arm([examples[i] for i in asked]), strict=True))
-    answers["prompted"] = dict(zip(beside, arms.prompted_arm([examples[i] for i in beside], trained), strict=True))
+        answers["champion"] = _by_suite(rows, everything, partial(arms.adapter_arm, serving, name="champion"))
+    answers["base"] = _by_suite(rows, asked, arms.base_arm)
+    answers["prompted"] = _by_suite(rows, beside, partial(arms.prompted_arm, shown=trained))
     if spec.labels:
         answers["regression"] = dict(
             enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))
@@ -143,6 +151,17 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
 
 def _suite(path: Path) -> list[Example]:
     return read_examples(path) if path.exists() else []
+
+
+def _by_suite(
+    rows: Sequence[tuple[str, Example]], chosen: Sequence[int], ask: Callable[[list[Example]], list[str]]
+) -> dict[int, str]:
+    """Index -> answer of the chosen rows, each suite asked by itself."""
+    found: dict[int, str] = {}
+    for name in SUITES:
+        mine = [i for i in chosen if rows[i][0] == name]
+        found |= dict(zip(mine, ask([rows[i][1] for i in mine]), strict=True)) if mine else {}
+    return found
 
 
 def _base_rows(rows: Sequence[tuple[str, Example]], most: int) -> list[int]:

@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_there_is_said_before_work_starts(monkeypatch: pytest.
         base.choose_device("cuda")
 
 
-def test_two_questions_that_differ_in_punctuation_alone_are_asked_apart(params: params_.Params, tiny: Path) -> None:
+def test_rows_are_asked_apart_whatever_was_asked_before(params: params_.Params, tiny: Path) -> None:
     Path("out/base").mkdir(parents=True)
     Path("out/base/smollm2").symlink_to(tiny)
     rows = [Example.of(text, "a", source="golden") for text in ("where is a card", "where < is | a card >")]
@@ -100,7 +100,9 @@ def test_two_questions_that_differ_in_punctuation_alone_are_asked_apart(params: 
     Path("data/prompts/orders.txt").write_text("answer")
     together = ask(rows, "cache")
     assert together[0] != together[1]
-    assert [ask([row], "cache")[0] for row in rows] == together
+    assert ask(rows, "cache") == together
+    ask(rows[:1], "begun")  # answered alone, in a batch of another shape
+    assert ask(rows, "begun") == together
 
 
 def test_an_expected_answer_that_is_no_json_is_not_measured_and_stops_nothing() -> None:
