@@ -88,7 +88,9 @@ def test_a_gpu_that_is_not_there_is_said_before_work_starts(monkeypatch: pytest.
         base.choose_device("cuda")
 
 
-def test_rows_are_asked_apart_whatever_was_asked_before(params: params_.Params, tiny: Path) -> None:
+def test_rows_are_asked_apart_whatever_was_asked_before(
+    params: params_.Params, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("out/base").mkdir(parents=True)
     Path("out/base/smollm2").symlink_to(tiny)
     rows = [Example.of(text, "a", source="golden") for text in ("where is a card", "where < is | a card >")]
@@ -100,9 +102,17 @@ def test_rows_are_asked_apart_whatever_was_asked_before(params: params_.Params, 
     Path("data/prompts/orders.txt").write_text("answer")
     together = ask(rows, "cache")
     assert together[0] != together[1]
-    assert ask(rows, "cache") == together
     ask(rows[:1], "begun")  # answered alone, in a batch of another shape
-    assert ask(rows, "begun") == together
+    asked: list[int] = []
+    real = Model.answers
+
+    def counted(model: Model, questions: Any, **given: Any) -> Any:
+        asked.append(len(questions))
+        return real(model, questions, **given)
+
+    monkeypatch.setattr(Model, "answers", counted)
+    assert ask(rows, "cache") == ask(rows, "begun") == together
+    assert asked == [2]  # not at all, or all of them: never what is left
 
 
 def test_an_expected_answer_that_is_no_json_is_not_measured_and_stops_nothing() -> None:
@@ -110,6 +120,10 @@ def test_an_expected_answer_that_is_no_json_is_not_measured_and_stops_nothing() 
     assert judge.right('{"a": 1}', '{"a":1}') is True
     assert judge.right('{"a": 1', '{"a":1}') is False
     assert judge.right('{"a": 1}', '{"a":1') is None
+    assert judge.right('{"b": null, "a": 1.0}', '{"a":1,"b":null}') is True
+    assert judge.right('{"a": true}', '{"a": 1}') is False  # Python's True == 1
+    assert judge.right('{"a": %s}' % ("9" * 5000), '{"a": 1}') is False
+    assert judge.right('{"a": 1e999}', '{"a": 1}') is False
 
 
 def test_batched_answers_are_those_of_one_row_at_a_time_and_held_to_the_labels(params: params_.Params, tiny: Path) -> None:
