@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from monitoring.sources import Rows
     from monitoring.sources.engines import Engine
-    from retrain.answers import Schema
 
 BETWEEN = "\x1f"  # of an answer and its label where both are one text
 
@@ -68,7 +67,7 @@ class Calibration:
         self.model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(confidence, [float(r) for r in right])
 
     @classmethod
-    def of(cls, reference: "Rows", schema: "Schema | None" = None) -> "Calibration | None":
+    def of(cls, reference: "Rows", schema: answers.Schema | None = None) -> "Calibration | None":
         """From the reference's audited rows; None where they are too few."""
         judged = reference.where(lambda t: t.audit_label.notnull() & t.confidence.notnull())
         frame = judged.frame(["confidence", "response", "audit_label"])
@@ -95,7 +94,7 @@ def measure(
     sample: "pd.DataFrame | None" = None,
     calibration: Calibration | None = None,
     slices: Sequence[str] = (),
-    schema: "Schema | None" = None,
+    schema: answers.Schema | None = None,
 ) -> Quality:
     """Quality of one window. `known_before`: the window's end plus quality.lag; `now` says whether that has passed.
 
@@ -140,7 +139,7 @@ def relevance(sample: "pd.DataFrame") -> float | None:
     return float(np.einsum("ij,ij->i", asked, said).mean())
 
 
-def audited_right(rows: "Rows", schema: "Schema | None") -> Any:
+def audited_right(rows: "Rows", schema: answers.Schema | None) -> Any:
     """Column of bool, null where nothing can be told: whether an answer is what its audit label says, judged as the gate does.
 
     With a schema the values count, not their spelling: the distinct pairs of answer and label come here to be compared.
@@ -152,15 +151,16 @@ def audited_right(rows: "Rows", schema: "Schema | None") -> Any:
     if schema is None:
         return answer.strip() == label.strip()
     pairs = rows.engine.run(table.filter(label.notnull()).select(answer=answer, label=label).distinct())
-    told: dict[bool | None, list[str]] = {True: [""], False: [], None: [""]}  # no pair is blank: of nothing no column is made
-    for said, expected in zip(pairs["answer"], pairs["label"], strict=True):
-        told[answers.right(said, expected, schema)].append(said + BETWEEN + expected)
+    texts = list(zip(pairs["answer"], pairs["label"], strict=True))
+    told = {said + BETWEEN + expected: answers.right(said, expected, schema) for said, expected in texts}
+    right, unknown = ([both for both, verdict in told.items() if verdict is wanted] for wanted in (True, None))
     both = answer + BETWEEN + label
-    return ibis.cases((both.isin(told[True]), True), (both.isin(told[None]), ibis.null("bool")), else_=False)
+    never = ""  # no pair is blank: of an empty list Ibis makes no column
+    return ibis.cases((both.isin([never, *right]), True), (both.isin([never, *unknown]), ibis.null("bool")), else_=False)
 
 
 def _judged(
-    rows: "Rows", known_before: datetime, labels: Sequence[str], max_new_tokens: int | None, schema: "Schema | None"
+    rows: "Rows", known_before: datetime, labels: Sequence[str], max_new_tokens: int | None, schema: answers.Schema | None
 ) -> Any:
     """The rows with what is counted of each, as 0 or 1."""
     import ibis
