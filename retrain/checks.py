@@ -20,7 +20,7 @@ COMPARED = {  # purpose -> (suites to be better on, suites to be no worse on)
     "replace": ((), ("audit", "golden", "retained")),
 }
 EXAMPLES = 10  # harmed rows shown of one suite
-POWER = 0.9  # of each of two guardrails, so that both pass an equal candidate with 0.8: design.md's 8.6 d / margin^2
+POWER = 0.9  # of each of two guardrails, so that both pass an equal candidate with 0.8: about 8.6 d / margin^2 rows
 
 
 class Answer(BaseModel):

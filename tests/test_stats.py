@@ -58,7 +58,7 @@ def test_equal_answers_need_the_least_rows_and_no_fewer() -> None:
 
 
 def test_tango_errs_less_than_its_level_at_the_margin() -> None:
-    """facts.md: at n = 100, margin 5 points, 6 % discordant, it errs 3.0 %; power for an equal candidate 55 %."""
+    """Tango's interval at n = 100, margin 5 points, 6 % discordant, it errs 3.0 %; power for an equal candidate 55 %."""
 
     def passing(difference: float) -> float:
         b_share, c_share = (0.06 + difference) / 2, (0.06 - difference) / 2
