@@ -160,7 +160,8 @@ def _by_suite(
     found: dict[int, str] = {}
     for name in SUITES:
         mine = [i for i in chosen if rows[i][0] == name]
-        found |= dict(zip(mine, ask([rows[i][1] for i in mine]), strict=True)) if mine else {}
+        if mine:
+            found |= zip(mine, ask([rows[i][1] for i in mine]), strict=True)
     return found
 
 
