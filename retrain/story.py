@@ -15,6 +15,8 @@ from retrain.simulate import read_traffic
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout: params.yaml, dvc.yaml, data/ and dags/ lie here
 FIRST_AUDIT = "2026-02-28T00-00-00Z"
+INITIAL, ARRIVING = 12, 4  # categories of a CSV pair, where it has so many
+PER_INTENT, FEWEST = 25, 5  # rows that each intent learns, where enough are left to judge; never fewer
 JUDGES = 200  # rows of golden, of the first audit and of the first retained, where the data has that many
 
 
@@ -49,23 +51,26 @@ def shipped() -> Story:
     return Story(adapter, initial, arriving, files, traffic, [])
 
 
-def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: int) -> Story:
-    """Any `train.csv` and `test.csv` with columns text,category: intents sorted, then shuffled by random.Random(seed)."""
+def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_intent: int | None, seed: int) -> Story:
+    """Any `train.csv` and `test.csv` with columns text,category: intents sorted, then shuffled by random.Random(seed).
+
+    None is INITIAL and ARRIVING, or where there are fewer categories a quarter that arrives and the rest; and PER_INTENT,
+    or as many as leave enough rows that judge.
+    """
     train, test = _read_csv(data / "train.csv"), _read_csv(data / "test.csv")
     names = sorted({row["label"] for row in train})
-    if initial < 2 or arriving < 1 or initial + arriving > len(names):
-        raise ParamsError(
-            f"--initial {initial} and --arriving {arriving} need at least 2 and 1 of "
-            f"the {len(names)} categories of {data}/train.csv"
-        )
+    initial, arriving = _cast(len(names), initial, arriving, data / "train.csv")
     random.Random(seed).shuffle(names)
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
     adapter = "intents"
-    seeds, golden, audit, traffic = _split(train, first, per_intent)
     least = params.load(HOME).gates.min_rows
-    if len(golden) < least:
+    for each in [per_intent] if per_intent else range(PER_INTENT, FEWEST - 1, -5):
+        seeds, golden, audit, traffic = _split(train, first, each)
+        if len(golden) >= least:
+            break
+    else:
         raise DataError(
-            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows; {initial} intents learn {per_intent} "
+            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows; {initial} intents learn {each} "
             f"each), the gate needs {least}: give more rows an intent, more --initial, or a smaller --per-intent"
         )
     traffic += [row for row in train if row["label"] in later]
@@ -77,7 +82,17 @@ def from_csv(data: Path, *, initial: int, arriving: int, per_intent: int, seed: 
         f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
         f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl": _lines(audit, "audit"),
     }
-    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], per_intent)
+    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], each)
+
+
+def _cast(count: int, initial: int | None, arriving: int | None, path: Path) -> tuple[int, int]:
+    """How many of so many categories are taught first, and how many arrive."""
+    later = arriving or min(ARRIVING, count - initial if initial else max(1, count // 4))
+    first = initial or min(INITIAL, count - later)
+    if first < 2 or later < 1 or first + later > count:
+        asked = f"--initial {first} and --arriving {later} ask for {first + later}" if initial or arriving else "a demo needs 3"
+        raise ParamsError(f"{asked}, {path} has {count} categories: name at least 2 and 1, together {count} or fewer")
+    return first, later
 
 
 def _split(train: list[dict[str, str]], initial: Sequence[str], per_intent: int) -> tuple[list[dict[str, str]], ...]:

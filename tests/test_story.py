@@ -75,6 +75,32 @@ def test_text_that_is_too_little_to_judge_by_is_said_before_anything_is_made(tmp
 
 
 @pytest.mark.parametrize(
+    ("categories", "rows", "told"),
+    [(20, 200, (12, 4, 25)), (16, 60, (12, 4, 15)), (6, 200, (5, 1, 25)), (3, 400, (2, 1, 25))],
+)
+def test_what_is_not_asked_for_fits_the_data(tmp_path: Path, categories: int, rows: int, told: tuple[int, ...]) -> None:
+    made = story.from_csv(
+        pair(tmp_path, [f"label {i}" for i in range(categories)], rows), initial=None, arriving=None, per_intent=None, seed=0
+    )
+    assert (len(made.initial), len(made.arriving), made.per_intent) == told
+
+
+@pytest.mark.parametrize(
+    ("initial", "arriving", "words"),
+    [
+        (None, None, "a demo needs 3"),
+        (2, None, "--initial 2 and --arriving 0"),
+        (12, 4, "--initial 12 and --arriving 4 ask for 16"),
+    ],
+)
+def test_more_categories_than_there_are_is_said_with_the_number_there_are(
+    tmp_path: Path, initial: int | None, arriving: int | None, words: str
+) -> None:
+    with pytest.raises(ParamsError, match=f"{words}.* has 2 categories"):
+        story.from_csv(pair(tmp_path, ["a", "b"]), initial=initial, arriving=arriving, per_intent=None, seed=0)
+
+
+@pytest.mark.parametrize(
     ("text", "error", "words"),
     [
         ("a,b\n1,2\n", DataError, "must have text and category"),

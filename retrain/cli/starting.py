@@ -34,9 +34,9 @@ def init(
 
 def demo(
     data: Annotated[Path | None, typer.Option(help="a folder with train.csv and test.csv (text,category)")] = None,
-    initial: Annotated[int, typer.Option(min=2, help="--data: intents that v1 is taught")] = 12,
-    arriving: Annotated[int, typer.Option(min=1, help="--data: intents that arrive later")] = 4,
-    per_intent: Annotated[int, typer.Option(min=1, help="--data: rows an intent that train")] = 25,
+    initial: Annotated[int | None, typer.Option(min=2, help="--data: intents that v1 is taught (12, or what there is)")] = None,
+    arriving: Annotated[int | None, typer.Option(min=1, help="--data: intents that arrive later (4, or a quarter)")] = None,
+    per_intent: Annotated[int | None, typer.Option(min=1, help="--data: rows an intent that train (25, or fewer)")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     corrected: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of failures that a user corrects")] = 1.0,
     poison: Annotated[bool, typer.Option(help="run the step with poisoned corrections")] = True,
@@ -55,6 +55,8 @@ def demo(
         story = story_.shipped()
     else:
         story = story_.from_csv(data, initial=initial, arriving=arriving, per_intent=per_intent, seed=seed)
+        say(f"taught first, {story.per_intent} rows each: {', '.join(story.initial)}")
+        say(f"arriving later: {', '.join(story.arriving)}")
     folder = directory.absolute()
     result = demo_.run(folder, story, seed=seed, corrected=corrected, say=say, poisoned=poison)
     print("\n".join(demo_.table(result)))
