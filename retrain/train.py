@@ -191,7 +191,7 @@ def _loop(
     from tqdm import tqdm
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     total = settings.epochs * math.ceil(len(data) / settings.batch)
     warm = max(1, round(settings.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm, (total - s) / max(1, total - warm)))
