@@ -1,5 +1,6 @@
 """Jobs that look at production: measure a window and decide, collect failure cases into the next dataset version."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -198,7 +199,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         if not rows:
             raise NothingToDo(f"{adapter}: no new labelled failure case is known before {at} ({made.waiting} wait for a label)")
         _check(rows, labels)
-        clone.publish(_writer(clone, adapter, at, rows), tries=jobs.TRIES)
+        clone.publish(_writer(clone, adapter, at, rows, labels), tries=jobs.TRIES)
         return result
 
 
@@ -208,17 +209,27 @@ def _check(rows: list[Example], labels: tuple[str, ...]) -> None:
         raise DataError("the collection does not pass its expectations: " + "; ".join(checked.failures))
 
 
-def _writer(clone: Clone, adapter: str, at: str, rows: list[Example]) -> Callable[[Clone], None]:
+def _writer(clone: Clone, adapter: str, at: str, rows: list[Example], labels: tuple[str, ...]) -> Callable[[Clone], None]:
     """Writes and commits the file now, and is what a refused push does again."""
 
     def write(clone: Clone) -> None:
         path = clone.root / "data" / "failures" / adapter / f"{at}.jsonl"
         if not path.exists():
             write_jsonl(path, rows)
-        clone.commit(clone.dvc_add(f"data/failures/{adapter}"), f"{adapter}: {len(rows)} failure cases known before {at}")
+        clone.commit(clone.dvc_add(f"data/failures/{adapter}"), _message(adapter, at, rows, labels))
 
     write(clone)
     return write
+
+
+def _message(adapter: str, at: str, rows: list[Example], labels: tuple[str, ...]) -> str:
+    """The subject is what `projections` reads; below it what the rows are, and nothing that a user wrote: git keeps it."""
+    users = {origin.user or origin.request_id for row in rows for origin in row.origins}
+    requests = sum(len(row.origins) for row in rows)
+    lines = [f"{adapter}: {len(rows)} failure cases known before {at}", "", f"{requests} requests of {len(users)} users"]
+    told = Counter(row.answer if row.answer in labels else "not listed" for row in rows) if labels else Counter()
+    lines += [f"{label}: {n}" for label, n in told.most_common()]
+    return "\n".join(lines)
 
 
 def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]:

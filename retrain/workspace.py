@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from retrain.edits import set_values
 from retrain.errors import BusyError, IntegrityError, ParamsError, StaleError
+from retrain.objects import verify_uploaded
 from retrain.params import Params, load
 from retrain.process import dvc, failure, git, try_git
 from retrain.records import file_digest, write_json, write_text
@@ -185,7 +186,7 @@ class Clone:
         return self.git("rev-parse", "HEAD")
 
     def publish(self, redo: Callable[["Clone"], None], *, tries: int, tags: tuple[str, ...] = ()) -> str:
-        """Push the data, then the branch (and tags) in one step; returns the commit that the remote's branch is at.
+        """Push the data and read back new dataset versions, then the branch (and tags) in one step; returns its commit.
 
         A push refused because the branch moved: reset to the remote, pull again what was pulled here, `redo(clone)` puts
         its own inputs back and commits (and tags) again, push again; after that many tries StaleError. Any other refusal
@@ -195,16 +196,14 @@ class Clone:
             if attempt:
                 self._reset()
                 redo(self)
-            if self._names_new_data():
+            changed = self.git("diff", "--name-only", "--diff-filter=d", f"origin/{self.branch}", "HEAD").splitlines()
+            pointers = [path for path in changed if path.endswith(".dvc")]
+            if pointers or "dvc.lock" in changed:  # a ledger line alone needs no `dvc push` (a second)
                 self.dvc("push")
+                verify_uploaded(self.root, pointers, f"origin/{self.branch}")
             if self._push(tags):
                 return self.git("rev-parse", "HEAD")
         raise StaleError(f"{self.branch} moved on the remote {tries} times while this was pushed: try again later")
-
-    def _names_new_data(self) -> bool:
-        """A ledger line alone needs no `dvc push` (a second)."""
-        changed = self.git("diff", "--name-only", f"origin/{self.branch}", "HEAD").splitlines()
-        return any(path.endswith((".dvc", "dvc.lock")) for path in changed)
 
     def _push(self, tags: tuple[str, ...]) -> bool:
         refs = [f"HEAD:refs/heads/{self.branch}", *(f"refs/tags/{tag}" for tag in tags)]

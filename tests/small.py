@@ -1,17 +1,20 @@
 """A workspace whose two-layer base learns its task in seconds: one word of each message tells its label."""
 
+import itertools
 import json
 import os
 import random
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger, release, story
+from monitoring import failures
+from retrain import jobs, ledger, release, story
 from retrain.edits import set_values
-from retrain.records import Example, dumps, file_digest, read_json, write_json
+from retrain.records import Example, dumps, file_digest, parse_time, read_json, write_json, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace, init
 
@@ -52,6 +55,31 @@ def workspace(folder: Path, tiny: Path, *settings: str) -> Workspace:
         f"data/suites/support/audit/{story.FIRST_AUDIT}.jsonl": rows(120, "audit", 3),
     }
     return init(folder / "ws", files=files)
+
+
+def ask(space: Workspace, day: str, users: Sequence[str], each: int, mark: Callable[[str, int], str]) -> list[dict[str, Any]]:
+    """A day's log: each user asks so often, is answered wrongly, corrects it, and is audited where the draw says so.
+
+    `mark` is put behind each message: words by which it can be found again.
+    """
+    sent, labels, rng = [], sorted(TELLS.values()), random.Random(day)
+    for user, i in itertools.product(users, range(each)):
+        request, label = f"{user}-{day}-{i}", labels[i % 4]
+        told = "audit_label" if failures.drawn(request, space.params.failures.audit_rate) else "correction"
+        sent.append({
+            "request_id": request, "timestamp": f"{day}T10:00:00Z", "feedback_at": f"{day}T11:00:00Z", "user_id": user,
+            "adapter": "support", "model_version": "support-v1", "prompt": f"{message(label, rng)} {mark(user, i)}",
+            "latency_ms": 100.0, "response": labels[(i + 1) % 4], "feedback": -1, told: label,
+        })  # fmt: skip
+    write_jsonl(space.root / "logs" / "support" / f"{day}.jsonl", sent)
+    return sent
+
+
+def promoted(space: Workspace, end: str, purpose: Any = "improve") -> ledger.Promotion:
+    """A retraining at `end` on all that is collected, which must pass, and its promotion."""
+    made = jobs.retrain(space, "support", end=parse_time(end), purpose=purpose)
+    assert made.attempt.promote, made.attempt.why
+    return release.promote(space, "support").promotion
 
 
 def another_version(space: Workspace) -> ledger.Promotion:

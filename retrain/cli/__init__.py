@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import looking, releasing, starting, watching
+from retrain.cli import data, looking, releasing, starting, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -33,6 +33,10 @@ for panel, verbs in VERBS.items():
 labels_app.command("list")(watching.labels_list)
 labels_app.command("admit")(watching.labels_admit)
 app.add_typer(labels_app, name="labels", rich_help_panel="Watch")
+data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which adapter learned what.")
+for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user):
+    data_app.command()(looks)
+app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 
 def main() -> None:
