@@ -70,7 +70,8 @@ class Event:
     """One entry of the story. `links` are (words, address), `facts` (name, value), `card` and `commit` lie in the page."""
 
     at: datetime
-    kind: str  # fire | concern | quiet | untold | passed | failed | not_evaluated | promotion | rollback | labels | dataset
+    # fire | concern | quiet | untold | passed | failed | not_evaluated | promotion | rollback | labels | release | dataset
+    kind: str
     key: str
     title: str
     lines: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from monitoring import quality
 from retrain.answers import Schema, misfit, right
-from retrain.records import Example, Origin
+from retrain.records import Example, Origin, Quarantined
 
 if TYPE_CHECKING:
     from monitoring.sources import Rows
@@ -27,7 +27,7 @@ class Collection:
     held: list[Example] = field(default_factory=list)
     new_labels: dict[str, tuple[int, int]] = field(default_factory=dict)  # label -> (rows, users)
     waiting: int = 0  # negative feedback without a correction
-    quarantined: list[dict[str, Any]] = field(default_factory=list)  # id or request_id, and the reason
+    quarantined: list[Quarantined] = field(default_factory=list)
 
 
 def drawn(request_id: str, audit_rate: float) -> bool:
@@ -69,7 +69,7 @@ def failure_cases(
             continue
         why = misfit(correction, schema) if _text(row.get("prompt")) else "a correction to a blank prompt"
         if why:
-            bad.append({"request_id": row["request_id"], "reason": why})
+            bad.append(Quarantined(request_id=row["request_id"], kind="form", reason=why))
             continue
         examples.append(_example(row, correction, "failure", collected))
     agreed, quarantined = _without_conflicts(_merge(examples))
@@ -121,7 +121,7 @@ def _merge(rows: list[Example]) -> list[Example]:
     ]
 
 
-def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[dict[str, Any]]]:
+def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[Quarantined]]:
     """One question with two answers is nobody's truth: both are kept out."""
     answers: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -129,8 +129,13 @@ def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[dict[st
     agreed = [row for row in rows if len(answers[row.key]) == 1]
     conflicts = [row for row in rows if len(answers[row.key]) > 1]
     return agreed, [
-        {"id": row.id, "reason": "one question, two answers: " + " | ".join(sorted(answers[row.key]))} for row in conflicts
+        Quarantined(request_id=row.origins[0].request_id, kind="conflict", reason=_two_answers(answers[row.key]), example=row)
+        for row in conflicts
     ]
+
+
+def _two_answers(answers: set[str]) -> str:
+    return "one question, two answers: " + " | ".join(sorted(answers))
 
 
 def _new_labels(held: list[Example]) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,7 @@ from monitoring.telling import window_facts
 
 TONES = {
     "fire": "bad", "concern": "warn", "untold": "", "quiet": "", "passed": "good", "failed": "bad", "not_evaluated": "warn",
-    "promotion": "good", "rollback": "warn", "labels": "accent", "dataset": "accent",
+    "promotion": "good", "rollback": "warn", "labels": "accent", "release": "accent", "dataset": "accent",
 }  # fmt: skip
 
 

@@ -155,6 +155,8 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
         title = f"{way} from v{entry.from_version} to v{entry.version}"
         facts = [written, ("bytes", entry.digest[:12])]
         return Event(at, "rollback", key, title, (entry.reason,), facts=tuple(facts), digest=entry.digest)
+    if isinstance(entry, ledger.Release):
+        return Event(at, "release", key, "A row released from quarantine", (entry.reason,), facts=(written, ("row", entry.id)))
     words = f"{entry.label} ({count(entry.rows, 'row')} of users who needed it)"
     return Event(at, "labels", key, "1 label admitted", (words,), facts=(written,))
 

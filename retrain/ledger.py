@@ -74,7 +74,15 @@ class Label(Line):
     rows: int = Field(ge=0)
 
 
-Entry = Annotated[Attempt | Promotion | Rollback | Label, Field(discriminator="kind")]
+class Release(Line):
+    """A quarantined row that a person let go: the next collection takes it."""
+
+    kind: Literal["release"] = "release"
+    id: str  # of the record in data/quarantine/<adapter>/
+    reason: str
+
+
+Entry = Annotated[Attempt | Promotion | Rollback | Label | Release, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
@@ -188,6 +196,11 @@ def tried_on(entries: Iterable[Entry], audit: str | None) -> list[str]:
     return list(dict.fromkeys(e.digest for e in entries if isinstance(e, Attempt) and e.audit == audit))
 
 
+def released(entries: Iterable[Entry]) -> dict[str, str]:
+    """Id -> reason of the quarantined rows that a person let go."""
+    return {entry.id: entry.reason for entry in entries if isinstance(entry, Release)}
+
+
 def judged(attempts: Iterable[Attempt]) -> list[Attempt]:
     """Attempts that came to a verdict; one that was not evaluated has used up no row."""
     return [attempt for attempt in attempts if attempt.status != "not_evaluated"]
@@ -263,4 +276,6 @@ def describe(entry: Entry) -> str:
         return f"{entry.at} promoted {entry.tag}" + (f", in place of v{entry.replaces}" if entry.replaces else "")
     if isinstance(entry, Rollback):
         return f"{entry.at} from v{entry.from_version} to v{entry.version}: {entry.reason}"
+    if isinstance(entry, Release):
+        return f"{entry.at} released from quarantine: {entry.id}: {entry.reason}"
     return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"

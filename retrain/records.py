@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -40,6 +40,9 @@ class Record(BaseModel):
         """JSON-ready, with `schema` first."""
         data = self.model_dump(mode="json", exclude_none=True)
         return {"schema": data.pop("schema_"), **data}
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Message(BaseModel):
@@ -107,6 +110,35 @@ class Example(Record):
     def of(cls, question: str, answer: str, **fields: Any) -> "Example":
         """A single-turn example."""
         return cls(messages=(Message(role="user", content=question), Message(role="assistant", content=answer)), **fields)
+
+
+Kind = Literal["conflict", "form", "personal_data", "poisoning"]  # why a row was kept out
+
+
+class Quarantined(Record):
+    """A row that was kept out of training, and why; `example` is absent where its content must not be kept, or is none.
+
+    `id` is what `release` takes: the example's own, else one of the request. `where` is file:line of the log row.
+    """
+
+    id: str = ""
+    request_id: str
+    kind: Kind
+    reason: str
+    where: str | None = None
+    example: Example | None = None
+
+    @model_validator(mode="after")
+    def _its_id(self) -> "Quarantined":
+        found = self.example.id if self.example else content_id([(self.kind, self.request_id)])
+        if self.id and self.id != found:
+            raise ValueError(f"id is {self.id}, must be {found}")
+        object.__setattr__(self, "id", found)
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        data = super().as_dict()
+        return {**data, "example": self.example.as_dict()} if self.example else data
 
 
 def content_id(turns: Iterable[tuple[str, str]]) -> str:
@@ -187,15 +219,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def read_examples(path: Path) -> list[Example]:
     """Examples of a JSONL file; the first bad row raises DataError with file, line and reason."""
-    examples = []
+    return read_records(path, Example)
+
+
+def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+    """Records of a JSONL file; the first bad row raises DataError with file, line and reason."""
+    records = []
     for number, line in lines_of(path):
         try:
-            examples.append(Example.model_validate_json(line))
+            records.append(kind.model_validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "row"
             raise DataError(f"{path}:{number} {where}: {first['msg'].removeprefix('Value error, ')}") from error
-    return examples
+    return records
 
 
 def read_folder(folder: Path) -> list[Example]:

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from monitoring import failures, trigger
 from monitoring.sources import open_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger, notify, policies, projections
+from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine
 from retrain.answers import schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
-from retrain.records import Example, from_stamp, parse_time, read_examples, stamp, write_jsonl
+from retrain.records import Example, Quarantined, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
 
@@ -174,7 +175,11 @@ class Collected:
 
 
 def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
-    """Labelled failure cases known before `end` that no earlier file holds become one immutable file, pushed."""
+    """Labelled failure cases known before `end` that no earlier file holds become one immutable file, pushed.
+
+    What is kept out stands in data/quarantine/<adapter>/ with the reason, in the same commit; what a person released from
+    there is taken.
+    """
     params = workspace.params.of(adapter)
     at = stamp(end)
     name = f"data/failures/{adapter}/{at}.jsonl"
@@ -191,15 +196,22 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         labels, schema = spec.labels, schema_of(clone.root, spec)
         rate = params.failures.audit_rate
         made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
-        rows = sorted([*made.examples, *made.held], key=lambda row: row.id)
-        result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, len(made.quarantined))
+        released = ledger.released(ledger.read(clone.root, adapter))
+        earlier_out = quarantine.pull(clone, adapter)
+        taken = [*made.examples, *made.held]
+        settled = quarantine.settle(taken, made.quarantined, earlier=earlier_out, released=released, seen=seen)
+        rows, new = settled.rows, settled.new
+        result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, settled.out)
         if (folder / f"{at}.jsonl").exists():
             old = read_examples(folder / f"{at}.jsonl")
             return Collected(at, name, len(old), result.new_labels, result.waiting, result.quarantined, fresh=False)
+        if rows:
+            _check(rows, labels)
+        if rows or new:
+            clone.publish(_writer(clone, adapter, at, rows, new, labels), tries=jobs.TRIES)
         if not rows:
-            raise NothingToDo(f"{adapter}: no new labelled failure case is known before {at} ({made.waiting} wait for a label)")
-        _check(rows, labels)
-        clone.publish(_writer(clone, adapter, at, rows, labels), tries=jobs.TRIES)
+            wait = f"{made.waiting} wait for a label, {settled.out} are in quarantine"
+            raise NothingToDo(f"{adapter}: no new labelled failure case is known before {at} ({wait})")
         return result
 
 
@@ -209,14 +221,21 @@ def _check(rows: list[Example], labels: tuple[str, ...]) -> None:
         raise DataError("the collection does not pass its expectations: " + "; ".join(checked.failures))
 
 
-def _writer(clone: Clone, adapter: str, at: str, rows: list[Example], labels: tuple[str, ...]) -> Callable[[Clone], None]:
-    """Writes and commits the file now, and is what a refused push does again."""
+def _writer(
+    clone: Clone, adapter: str, at: str, rows: list[Example], out: list[Quarantined], labels: tuple[str, ...]
+) -> Callable[[Clone], None]:  # fmt: skip
+    """Writes and commits the files now, and is what a refused push does again."""
+    kept: dict[str, list[Any]] = {f"data/failures/{adapter}": rows, quarantine.folder_of(adapter): out}
 
     def write(clone: Clone) -> None:
-        path = clone.root / "data" / "failures" / adapter / f"{at}.jsonl"
-        if not path.exists():
-            write_jsonl(path, rows)
-        clone.commit(clone.dvc_add(f"data/failures/{adapter}"), _message(adapter, at, rows, labels))
+        folders = [folder for folder, found in kept.items() if found]
+        for folder in folders:
+            path = clone.root / folder / f"{at}.jsonl"
+            if not path.exists():
+                write_jsonl(path, kept[folder])
+        told = f"{adapter}: {len(out)} rows quarantined, known before {at}"
+        told = _message(adapter, at, rows, labels) + (f"\nquarantined: {len(out)}" if out else "") if rows else told
+        clone.commit(clone.dvc_add(*folders), told)
 
     write(clone)
     return write

@@ -172,10 +172,10 @@ class Clone:
             self.dvc("pull", "--force", *wanted)
             self._pulled.update(wanted)
 
-    def dvc_add(self, path: str) -> list[str]:
-        """Track a file or folder; returns what git has to commit for it."""
-        self.dvc("add", path)
-        return [f"{path}.dvc", f"{Path(path).parent.as_posix()}/.gitignore"]
+    def dvc_add(self, *paths: str) -> list[str]:
+        """Track files or folders; returns what git has to commit for them."""
+        self.dvc("add", *paths)
+        return [name for path in paths for name in (f"{path}.dvc", f"{Path(path).parent.as_posix()}/.gitignore")]
 
     def commit(self, paths: Iterable[str], message: str) -> str | None:
         """Commit these paths, by name, never all; the commit, or None when nothing changed."""

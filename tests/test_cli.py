@@ -50,6 +50,7 @@ OF_AN_ADAPTER = ("monitor", "why", "trigger", "collect", "repro", "register", "p
 @pytest.mark.parametrize(
     "words",
     [*((verb, "suport") for verb in OF_AN_ADAPTER), ("labels", "list", "suport"), ("labels", "admit", "suport", "x"),
+     ("quarantine", "list", "suport"), ("quarantine", "release", "suport", "x", "--reason", "y"),
      ("simulate", "suport", *TIMES, "--traffic", "t.jsonl")],
     ids=lambda words: " ".join(words[:2]),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.failures import Collection, audited, drawn, failure_cases
 from monitoring.sources import Rows
+from retrain.records import Quarantined
 
 COLUMNS = ["request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"]
 LABELS = ("cancel_order", "refund_status")
@@ -54,15 +55,16 @@ def test_one_question_with_two_answers_is_kept_out_with_the_reason() -> None:
     other = {"response": "damaged_item", "correction": "cancel_order"}
     made = collect(row("r1", correction="refund_status"), row("r2", "Where is my money?", **other))
     assert made.examples == []
-    assert {bad["reason"] for bad in made.quarantined} == {"one question, two answers: cancel_order | refund_status"}
-    assert len(made.quarantined) == 2
+    assert {bad.reason for bad in made.quarantined} == {"one question, two answers: cancel_order | refund_status"}
+    found = {(bad.kind, bad.request_id, bad.example and bad.example.answer) for bad in made.quarantined}
+    assert found == {("conflict", "r1", "refund_status"), ("conflict", "r2", "cancel_order")}
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])
 def test_a_correction_to_a_blank_prompt_is_counted_not_lost(prompt: str | None) -> None:
     made = collect({**row("r1", correction="refund_status"), "prompt": prompt})
     assert made.examples == []
-    assert made.quarantined == [{"request_id": "r1", "reason": "a correction to a blank prompt"}]
+    assert made.quarantined == [Quarantined(request_id="r1", kind="form", reason="a correction to a blank prompt")]
 
 
 def test_a_label_that_the_adapter_does_not_list_is_held_and_shown_with_rows_and_users() -> None:
@@ -86,9 +88,9 @@ def test_a_correction_that_does_not_fit_the_output_schema_is_kept_out_with_the_r
         *(row(f"r{i}", f"question {i}", correction=text) for i, text in enumerate(answers)), labels=(), schema=schema
     )
     assert [example.answer for example in made.examples] == ['{"n": 1}']
-    assert made.quarantined == [
-        {"request_id": "r1", "reason": "the answer is no JSON"},
-        {"request_id": "r2", "reason": "the answer does not fit the output schema at $.n: 'one' is not of type 'integer'"},
+    assert [(bad.request_id, bad.kind, bad.reason) for bad in made.quarantined] == [
+        ("r1", "form", "the answer is no JSON"),
+        ("r2", "form", "the answer does not fit the output schema at $.n: 'one' is not of type 'integer'"),
     ]
 
 
@@ -101,7 +103,7 @@ def test_a_correction_that_says_the_answers_own_values_is_no_failure() -> None:
 def test_a_correction_that_is_blank_to_the_eye_becomes_no_label() -> None:
     made = collect(row("r1", correction="\u200b\u00ad"))
     assert (made.examples, made.new_labels) == ([], {})
-    assert made.quarantined == [{"request_id": "r1", "reason": "the answer is blank"}]
+    assert made.quarantined == [Quarantined(request_id="r1", kind="form", reason="the answer is blank")]
 
 
 def test_what_was_collected_before_is_left_out_unless_its_label_changed() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import data, looking, releasing, starting, watching
+from retrain.cli import data, looking, quarantining, releasing, starting, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -27,12 +27,16 @@ FIXES = {
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 labels_app = typer.Typer(no_args_is_help=True, help="Labels that users need and the adapter does not list yet.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Rows that were kept out of training, and why.")
 for panel, verbs in VERBS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 labels_app.command("list")(watching.labels_list)
 labels_app.command("admit")(watching.labels_admit)
 app.add_typer(labels_app, name="labels", rich_help_panel="Watch")
+quarantine_app.command("list")(quarantining.quarantine_list)
+quarantine_app.command("release")(quarantining.quarantine_release)
+app.add_typer(quarantine_app, name="quarantine", rich_help_panel="Watch")
 data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which adapter learned what.")
 for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user):
     data_app.command()(looks)
