@@ -94,12 +94,16 @@ def _forgotten(harmed: tuple[Harm, ...], suite: str | None) -> str:
     return " and ".join(worst) if worst else "a little of many things"
 
 
-def card(verdict: Verdict, metrics: Metrics, predictions: Predictions) -> str:
+def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: Sequence[str] = ()) -> str:
     """Markdown: the line, ten plain lines, the checks, the scores of every arm, the harmed rows, and what it is bound to.
+
+    changed: what people changed in the suites since the champion was judged (`overlay.since`).
 
     It quotes what users wrote: it belongs into the DVC cache and MLflow, not into git.
     """
     lines = [one_line(verdict), "", *(f"- {_escape(line)}" for line in plain_lines(verdict, metrics)), ""]
+    since = "since the champion was judged" if verdict.purpose != "first" else "by hand"
+    lines += [f"- The suites were changed {since}: {_escape('; '.join(changed))}.", ""] if changed else []
     lines += ["## Checks", "", *_checks_table(verdict), "", "## Scores", "", *_scores_table(metrics), ""]
     if verdict.harmed:
         lines += ["## What was lost", "", *_harmed_table(verdict.harmed, predictions), ""]

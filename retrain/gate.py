@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from retrain import checks as checks_
+from retrain import overlay
 from retrain import params as params_
 from retrain.checks import COMPARED, Case, Prediction
 from retrain.records import dumps, file_digest, lines_of, read_json, read_jsonl, text_digest, write_json, write_text
@@ -164,7 +165,8 @@ def main(adapter: str) -> None:
     rules = {"gates": params.gates.model_dump(mode="json"), "task": task}
     predictions = read_jsonl(out / "predictions" / "predictions.jsonl")
     verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules))
-    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions))
+    changed = overlay.since(overlay.read(out / "suites"), state.changes)
+    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions, changed))
     write_json(out / "verdict.json", verdict.as_dict())
     print(f"{adapter}: {one_line(verdict)}")
 

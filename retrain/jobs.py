@@ -143,6 +143,7 @@ def _inputs(clone: Clone, asked: _Asked) -> list[str]:
             "digest": serving.digest if serving else None,
             "attempts": ledger.tried_on(entries, audit),
             "audit": audit,
+            "changes": ledger.suite_changes(entries, serving.digest) if serving else 0,
         },
     )
     return [*paths, f"champion/{adapter}.json"]

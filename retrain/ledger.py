@@ -82,7 +82,16 @@ class Release(Line):
     reason: str
 
 
-Entry = Annotated[Attempt | Promotion | Rollback | Label | Release, Field(discriminator="kind")]
+class Suite(Line):
+    """Rows of the suites changed by a person: the suites' own file has them, this line is the record that they were."""
+
+    kind: Literal["suite"] = "suite"
+    change: Literal["add", "relabel", "retire"]
+    rows: int = Field(ge=1)
+    reason: str
+
+
+Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
@@ -278,4 +287,17 @@ def describe(entry: Entry) -> str:
         return f"{entry.at} from v{entry.from_version} to v{entry.version}: {entry.reason}"
     if isinstance(entry, Release):
         return f"{entry.at} released from quarantine: {entry.id}: {entry.reason}"
+    if isinstance(entry, Suite):
+        return f"{entry.at} suites changed: {changed(entry)}: {entry.reason}"
     return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"
+
+
+def changed(entry: Suite) -> str:
+    words = {"add": "added to golden", "relabel": "given another answer", "retire": "retired"}
+    return f"{entry.rows} row{'s' if entry.rows > 1 else ''} {words[entry.change]}"
+
+
+def suite_changes(entries: Sequence[Entry], digest: str | None) -> int:
+    """How many rows of the suites had been changed when the adapter with this digest was judged."""
+    judged_at = next((i for i, e in enumerate(entries) if isinstance(e, Attempt) and e.digest == digest), 0)
+    return sum(entry.rows for entry in entries[:judged_at] if isinstance(entry, Suite))

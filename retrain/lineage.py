@@ -4,13 +4,14 @@ A dataset version is a commit that changed an adapter's seed, failures or suites
 cache or remote, at the head of the remote's branch; the checkout of a person plays no part.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from retrain import jobs, ledger
+from retrain import jobs, ledger, overlay
 from retrain.errors import DataError, ParamsError
 from retrain.objects import GoneError
 from retrain.process import git, try_git
@@ -108,13 +109,32 @@ def _commit_of(workspace: Workspace, adapter: str, name: str) -> str | None:
 def rows_at(store: Store, adapter: str, commit: str) -> list[Row]:
     """Every row of a dataset version, by part, file and line."""
     found: list[Row] = []
+    changes: list[overlay.Change] = []
     for part, form in PARTS.items():
         path = form.format(adapter)
         for name, blob in sorted(store.files(commit, path).items()):
             file = f"{path}/{name}" if name else path
             if file.endswith(".jsonl"):
                 found += _rows(store, blob, _part(part, name), file)
-    return found
+            elif part == "suites" and name == overlay.FILE:
+                changes = overlay.parse(json.loads(store.read(blob)), file)
+    return _changed(found, changes, f"{PARTS['suites'].format(adapter)}/{overlay.FILE}") if changes else found
+
+
+def _changed(rows: list[Row], changes: Sequence[overlay.Change], file: str) -> list[Row]:
+    """Golden and audited rows as they judge now."""
+    judging = [_as_judged(row, changes) if row.part in ("golden", "audit") else row for row in rows]
+    added = [row_of(row.as_dict(), "golden", file) for row in overlay.golden([], changes)]
+    return [*(row for row in judging if row), *added]
+
+
+def _as_judged(row: Row, changes: Sequence[overlay.Change]) -> Row | None:
+    for change in changes:
+        if change.id == row.id and change.kind == "retire":
+            return None
+        if change.id == row.id and change.new:
+            row = replace(row, id=change.new, answer=change.answer or "")
+    return row
 
 
 def _part(part: str, name: str) -> str:

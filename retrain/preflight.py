@@ -5,7 +5,7 @@ Every refusal is a ParamsError or a DataError, so that `retrain repro` exits 2 i
 
 from pathlib import Path
 
-from retrain import base, prompts
+from retrain import base, overlay, prompts
 from retrain import params as params_
 from retrain.answers import Schema, misfit, schema_of
 from retrain.errors import DataError, RetrainError
@@ -26,7 +26,7 @@ def check(root: Path, params: params_.Params, adapter: str) -> None:
         _rows(root / "data" / "seed" / f"{adapter}.jsonl", "write examples, a JSON object a line")
         path = root / "data" / "suites" / adapter / "golden.jsonl"
         golden = _rows(path, "write questions with the right answers, of which none trains")
-        _judges(path, golden, adapter, spec, schema)
+        _judges(path, overlay.golden(golden, overlay.read(path.parent)), adapter, spec, schema)
     except RetrainError as error:  # a clone is gone by the time that a person reads this
         raise type(error)(str(error).replace(f"{root.absolute()}/", "")) from error
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrain import overlay, preflight
 from retrain import params as params_
-from retrain import preflight
 from retrain.answers import SCHEMA, Schema, misfit, schema_of
 from retrain.errors import DataError
 from retrain.records import Example, read_examples, read_folder, rows_digest, unit_hash, write_json, write_jsonl
@@ -35,10 +35,12 @@ def prepare(
     rules: params_.Prepare,
     labels: Sequence[str],
     schema: Schema | None,
+    changes: Sequence[overlay.Change] = (),
 ) -> Prepared:
     """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate.
 
-    `golden` is taken as it is: it is a person's file, and `preflight` refuses what is wrong in it.
+    `golden` is taken as it is: it is a person's file, and `preflight` refuses what is wrong in it. `changes` are applied to
+    whatever judges, after the splits, so that none moves a row from one side to the other.
     """
     left_out: Counter[str] = Counter()
     seed = _fitting(seed, schema, left_out)
@@ -51,11 +53,17 @@ def prepare(
         audit = [row for row in pool if unit_hash(row.split_key, "audit") < rules.first_audit_share]
         pool = [row for row in pool if unit_hash(row.split_key, "audit") >= rules.first_audit_share]
         earlier = []
+    audit, earlier, held = (overlay.applied(rows, changes) for rows in (audit, earlier, held))
     audit, earlier = _fitting(audit, schema, left_out), _fitting(earlier, schema, left_out)
     repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
     learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
-    repair = _known_labels(merge(repair), labels, left_out)
-    judging = {"golden": merge(golden), "audit": merge(audit), "repair": repair, "retained": merge([*held, *earlier])}
+    repair = _known_labels(merge(overlay.applied(repair, changes)), labels, left_out)
+    judging = {
+        "golden": merge(overlay.golden(golden, changes)),
+        "audit": merge(audit),
+        "repair": repair,
+        "retained": merge([*held, *earlier]),
+    }
     rows = _consistent(merge([*pool, *learn]), left_out)
     rows = _without_copies(rows, judging["golden"], left_out)
     rows = _known_labels(rows, labels, left_out)
@@ -146,7 +154,7 @@ def main(adapter: str) -> None:
     params = params_.load().of(adapter)
     preflight.check(Path(), params, adapter)
     spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
-    schema = schema_of(Path(), spec)
+    schema, changes = schema_of(Path(), spec), overlay.read(suites)
     seed = read_examples(Path("data/seed") / f"{adapter}.jsonl")
     made = prepare(
         seed=seed,
@@ -156,6 +164,7 @@ def main(adapter: str) -> None:
         rules=params.prepare,
         labels=spec.labels,
         schema=schema,
+        changes=changes,
     )
     if not made.train:
         raise DataError(f"no row of data/seed/{adapter}.jsonl ({len(seed)} rows) trains: {made.left_out or 'it is empty'}")
@@ -164,6 +173,8 @@ def main(adapter: str) -> None:
         write_jsonl(out / "suites" / f"{name}.jsonl", rows)
     if schema is not None:
         write_json(out / "suites" / SCHEMA, schema)
+    if changes:
+        overlay.write(out / "suites", changes)
     counts = {name: len(rows) for name, rows in made.suites.items()}
     left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
     report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}

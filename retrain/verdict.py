@@ -30,6 +30,7 @@ class ChampionState(Whole):
     digest: str | None
     attempts: tuple[str, ...]  # digests of the candidates that this same audit file has judged before
     audit: str | None
+    changes: int = 0  # of the suites, made before the champion was judged: the card tells those made since
 
     def earlier(self, candidate: Any) -> int:
         """Other candidates that the audit file has judged: the same bytes again are the same attempt."""

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import data, looking, quarantining, releasing, starting, watching
+from retrain.cli import data, looking, quarantining, releasing, starting, suite, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -41,6 +41,10 @@ data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which a
 for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user):
     data_app.command()(looks)
 app.add_typer(data_app, name="data", rich_help_panel="Data")
+suite_app = typer.Typer(no_args_is_help=True, help="What judges, changed by a person, with a reason.")
+for changes in (suite.add, suite.relabel, suite.retire):
+    suite_app.command()(changes)
+app.add_typer(suite_app, name="suite", rich_help_panel="Data")
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def _step(step: dict[str, Any]) -> str:
 def show(
     adapter: Name,
     version: Annotated[str | None, typer.Argument(help="commit, support-v2, or a collection's stamp; default: newest")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="also the rows themselves")] = False,
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +61,11 @@ def show(
     told = lineage.counts(rows, labels=bool(space.params.adapter(adapter).labels))
     lines = [f"{adapter} {found.commit[:10]} {found.at}: {found.subject}", f"{len(rows)} rows"]
     lines += [f"by {name}: {_counted(values)}" for name, values in told.items()]
-    out({"schema": 1, "adapter": adapter, **vars(found), "rows": len(rows), "by": told}, as_json, lines)
+    data = {"schema": 1, "adapter": adapter, **vars(found), "rows": len(rows), "by": told}
+    if everything:
+        data["all"] = [row.as_dict() for row in rows]
+        lines += [f"  {row.part} {line.strip()}" for row in rows for line in _some([row], 1)]
+    out(data, as_json, lines)
 
 
 def _counted(values: dict[str, int]) -> str:
