@@ -10,6 +10,7 @@ from typing import Any
 from retrain import params
 from retrain.edits import edit
 from retrain.errors import DataError, ParamsError
+from retrain.overrides import apply
 from retrain.records import Example, dumps, question_key, unit_hash
 from retrain.simulate import read_traffic
 
@@ -156,6 +157,24 @@ def params_text(adapter: str, labels: Sequence[str], floor: dict[str, float] | N
             data["gates"]["floor"] = floor
 
     return _changed(change)
+
+
+def own_files(adapter: str, labels: Sequence[str], overrides: Sequence[str]) -> dict[str, str]:
+    """Files of a workspace for one's own data: one adapter that chooses among labels, or without any writes its answer.
+
+    Its floors are left out, for how hard its data is nobody knows yet; overrides are `key.path=value`.
+    """
+    spec: dict[str, Any] = {"base": next(iter(params.load(HOME).bases)), "prompt": f"data/prompts/{adapter}.txt"}
+    spec |= {"task": "classification", "labels": list(labels)} if labels else {"task": "generation", "max_new_tokens": 160}
+
+    def change(data: Any) -> None:
+        data["adapters"].clear()
+        data["adapters"][adapter] = spec
+        data["gates"]["floor"] = {}
+        apply(data, tuple(overrides))
+
+    what = "Name the label that fits the message." if labels else "Answer the message."
+    return {**files_of(["dvc.yaml"]), "params.yaml": _changed(change), spec["prompt"]: f"{what}\n"}
 
 
 def params_with(adapters: Sequence[str]) -> str:

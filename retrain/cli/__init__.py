@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import data, looking, quarantining, releasing, starting, suite, watching
+from retrain.cli import data, importing, looking, quarantining, releasing, starting, suite, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -44,6 +44,9 @@ app.add_typer(data_app, name="data", rich_help_panel="Data")
 suite_app = typer.Typer(no_args_is_help=True, help="What judges, changed by a person, with a reason.")
 for changes in (suite.add, suite.relabel, suite.retire):
     suite_app.command()(changes)
+import_app = typer.Typer(no_args_is_help=True, help="Rows that a team already has, in other formats.")
+import_app.command()(importing.openai)
+app.add_typer(import_app, name="import", rich_help_panel="Data")
 app.add_typer(suite_app, name="suite", rich_help_panel="Data")
 
 

@@ -1,35 +1,61 @@
 """Verbs that make something to look at: init, demo, simulate."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say, window_of
+from retrain.cli.shared import HERE, Json, Name, Root, Set, open_workspace, out, say, window_of
 from retrain.errors import ParamsError
 
 
 def init(
     directory: Path,
     adapter: Annotated[list[str] | None, typer.Option(help="a shipped adapter to start from; default: all")] = None,
+    empty: Annotated[str | None, typer.Option(help="for your own data instead: the name of its adapter")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="--empty: a label it chooses among; none: it writes answers")] = None,
+    override: Set = None,
 ) -> None:
     """Make a workspace: params.yaml, dvc.yaml, git, DVC and its stores.
 
-    Example: retrain init ~/fresh
+    Example: retrain init ~/fresh --empty tickets --label hardware --label software
     """
-    from retrain import params as params_
     from retrain import workspace
+
+    if empty is None and (label or override):
+        raise ParamsError("--label and --set are for --empty NAME: a shipped adapter comes with its own")
+    if empty is not None and adapter:
+        raise ParamsError(f"--empty {empty} and --adapter {adapter[0]}: give one of them")
+    files = _shipped(adapter or []) if empty is None else _own(empty, label or [], override or [])
+    made = workspace.init(directory, files=files)
+    first = "edit params.yaml and data/" if empty is None else f"`cd {directory} && retrain import openai FILE...`"
+    print(f"workspace: {made.root}\nnext: {first}, then `cd {directory} && retrain repro {empty or 'ADAPTER'}`")
+
+
+def _shipped(adapters: list[str]) -> dict[str, str]:
+    from retrain import params as params_
     from retrain.story import HOME, files_of, params_with
 
     params = params_.load(HOME)
-    chosen = adapter or list(params.adapters)
+    chosen = adapters or list(params.adapters)
     names = ["dvc.yaml"]
     for name in chosen:
         spec = params.adapter(name)
         names += [spec.prompt, *([spec.output] if spec.output else []), f"data/seed/{name}.jsonl"]
         names += sorted(str(path.relative_to(HOME)) for path in (HOME / "data/suites" / name).rglob("*.jsonl"))
-    made = workspace.init(directory, files={**files_of(names), "params.yaml": params_with(chosen)})
-    print(f"workspace: {made.root}\nnext: edit params.yaml and data/, then `cd {directory} && retrain repro ADAPTER`")
+    return {**files_of(names), "params.yaml": params_with(chosen)}
+
+
+def _own(adapter: str, labels: list[str], overrides: list[str]) -> dict[str, str]:
+    from retrain import params as params_
+    from retrain.story import own_files
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", adapter):  # it becomes part of file names below
+        raise ParamsError(f"--empty {adapter!r}: a name has small letters, digits, _ and -, at most 40")
+    files = own_files(adapter, labels, overrides)
+    params_.parse(files["params.yaml"], "the new params.yaml")
+    return files
 
 
 def demo(
