@@ -65,7 +65,13 @@ def _training(facts: Facts, supposed: str) -> Facts:
 def _violations(record: WindowRecord, policy: Trigger) -> list[str]:
     if record.facts is None:
         return record.violations
-    return violations(drift_status=record.drift_status, drifted=record.drifted, compared=record.compared, policy=policy)
+    return violations(
+        drift_status=record.drift_status,
+        drifted=record.drifted,
+        compared=record.compared,
+        policy=policy,
+        judged=(record.judge, record.judge_reference),
+    )
 
 
 def _word(fire: bool) -> Word:
@@ -159,6 +165,8 @@ def _scores(record: WindowRecord) -> str:
         said += f", {record.accuracy:.0%} of {record.audited} audited rows right{between}"
     if record.satisfaction is not None:
         said += f", satisfaction {record.satisfaction:.0%}" + (f" of {record.feedback}" if record.feedback else "")
+    if record.judge is not None and record.judge.share is not None:
+        said += f", {record.judge.share:.0%} right by the judge"
     return said
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from monitoring.chronicle import OUTPUTS, Seen
 from retrain.records import dumps, read_json, text_digest
 
+BY_JUDGE = "accuracy, by the LLM judge"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "retrain-loop")
 
 
@@ -29,7 +30,8 @@ def add_to_workspace(folder: Path, adapter: str, windows: Sequence[Seen]) -> int
     workspace, project = Workspace.create(str(folder)), project_id(adapter)
     workspace.add_project(ProjectModel(id=project, name=adapter, description="figures of each measured window"))
     columns = sorted({column.name for window in windows for column in window.columns})
-    workspace.save_dashboard(uuid.UUID(project), _dashboard(adapter, columns))
+    judged = any(window.record.get("judge") for window in windows)
+    workspace.save_dashboard(uuid.UUID(project), _dashboard(adapter, columns, judged=judged))
     snapshots = folder / project / "snapshots"
     known = {path.stem for path in snapshots.glob("*.json")}
     written = 0
@@ -47,9 +49,11 @@ def _figures(window: Seen) -> dict[str, float]:
     """Column -> number; what is not known is absent, so that its line has a gap."""
     record = window.record
     low, high = window.interval if window.interval and window.accuracy is not None else (None, None)
+    judged = record.get("judge") or {}
     found = {
         "accuracy": window.accuracy, "accuracy, low end": low, "accuracy, high end": high,
-        "accuracy, estimated without labels": record.get("estimated_accuracy"), "satisfaction": window.satisfaction,
+        "accuracy, estimated without labels": record.get("estimated_accuracy"), BY_JUDGE: judged.get("share"),
+        "satisfaction": window.satisfaction,
         "relevance": record.get("relevance"), "messages": record["rows"], "violations": len(record["violations"]),
         "fire": record["fire"], **{f"drift of {column.name}": column.ratio for column in window.columns},
     }  # fmt: skip
@@ -68,7 +72,7 @@ def _snapshot(name: str, end: datetime, figures: Mapping[str, float], told: str)
     return report.run(dataset, None, timestamp=end, name=f"window {name}")
 
 
-def _dashboard(adapter: str, columns: Sequence[str]) -> Any:
+def _dashboard(adapter: str, columns: Sequence[str], *, judged: bool) -> Any:
     """One tab; ids follow from the adapter, so that a rebuilt workspace is the same one."""
     from evidently.sdk.models import DashboardModel, DashboardTabModel, PanelMetric
     from evidently.sdk.panels import line_plot_panel
@@ -89,6 +93,7 @@ def _dashboard(adapter: str, columns: Sequence[str]) -> Any:
         panel("Messages", ["messages"], "half"),
         panel("Fires and violations", ["fire", "violations"], "half"),
         panel("Accuracy, estimated without labels", ["accuracy, estimated without labels"], "half"),
+        *([panel("Right answers, as the LLM judge sees them", [BY_JUDGE], "half")] if judged else []),
     ]
     tab = DashboardTabModel(id=uuid.uuid5(SPACE, f"{adapter} tab"), title="windows", panels=[made.id for made in panels])
     return DashboardModel(tabs=[tab], panels=panels)

@@ -65,6 +65,8 @@ def _figures(chronicle: Chronicle) -> Iterator[tuple[str, str, float | None]]:
     yield "window_accuracy_ratio", "Right answers on the audit sample of the newest window.", newest.accuracy
     yield "window_accuracy_low_ratio", "Low end of the interval of the accuracy.", low
     yield "window_accuracy_high_ratio", "High end of the interval of the accuracy.", high
+    judged = (newest.record.get("judge") or {}).get("share")
+    yield "window_judge_ratio", "Right answers as the LLM judge sees them, corrected by labelled ones.", judged
     yield "window_satisfaction_ratio", "Good feedback among all feedback of the newest window.", newest.satisfaction
     yield "window_violations", "What was wrong with the newest window.", len(newest.record["violations"])
     yield "window_fire", "1 where the newest window opened a retraining.", float(newest.record["fire"])

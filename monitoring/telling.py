@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from monitoring.chronicle import OUTPUTS, Chronicle, Event, Seen, Summary, count, day, moment, percent, when
+from monitoring.judge import Judged
 from retrain import ledger
 from retrain.records import from_stamp, parse_time
 
@@ -100,6 +101,8 @@ def window_facts(window: Seen) -> tuple[tuple[str, str], ...]:
         found.append(("right", "not yet known: its labels are too young"))
     if record.get("estimated_accuracy") is not None:
         found.append(("right, estimated without labels", percent(record["estimated_accuracy"])))
+    if record.get("judge"):
+        found.append(("right, by the LLM judge", Judged.model_validate(record["judge"]).words()))
     if window.satisfaction is not None:
         found.append(("satisfied", percent(window.satisfaction)))
     if record.get("invalid") is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from monitoring.judge import Judged, judged_fall
 from retrain import stats
 from retrain.params import Params, Trigger
 from retrain.policies import Answer, Bar, Case, Facts, MaxAge, Purpose
@@ -59,6 +60,8 @@ class WindowRecord(Record):
     compared: list[Compared] = []  # what `violations` tested
     known: bool = True  # the labels are old enough to tell; until then quality neither violates nor clears
     estimated_accuracy: float | None = None
+    judge: Judged | None = None  # what the LLM judge said; None where there is none
+    judge_reference: Judged | None = None  # ... of the champion's first windows
     relevance: float | None = None
     invalid: float | None = None
     latency_p50: float | None = None
@@ -94,17 +97,27 @@ def measured_again(first: WindowRecord, again: WindowRecord) -> WindowRecord:
 # --- what violates
 
 
-def violations(*, drift_status: str, drifted: Sequence[str], compared: Sequence[Compared], policy: Trigger) -> list[str]:
+def violations(
+    *,
+    drift_status: str,
+    drifted: Sequence[str],
+    compared: Sequence[Compared],
+    policy: Trigger,
+    judged: tuple[Judged | None, Judged | None] = (None, None),
+) -> list[str]:
     """What is wrong with a window, in words; empty where nothing is, or nothing can be told.
 
     A share violates when it fell by at least the policy's drop, and by more than chance explains at its level. With 150
     audited rows a window and a week of reference, a fall from 90 to 80 % violates in 93 % of windows. Broken logging
-    violates nothing: what is computed from missing values tells about the logging, not about the champion.
+    violates nothing: what is computed from missing values tells about the logging, not about the champion. judged: what the
+    LLM judge said of this window and of the reference; it counts only where the policy has a judge_drop.
     """
     if drift_status == "logging_broken":
         return []
     found = ["drift: " + ", ".join(drifted)] if drift_status == "drift" else []
-    return [*found, *(fall for share in compared if (fall := _fall(share, policy)))]
+    found += [fall for share in compared if (fall := _fall(share, policy))]
+    told = judged_fall(*judged, least=policy.judge_drop, level=policy.level)
+    return [*found, *([f"{told[0]}; chance alone would do this in {_rarely(told[1])} of windows"] if told else [])]
 
 
 def _fall(share: Compared, policy: Trigger) -> str | None:

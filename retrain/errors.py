@@ -8,6 +8,8 @@
     ├── BusyError                   5  another job holds the lock; try again later
     ├── StaleError                  6  somebody else moved first: what this was based on no longer holds
     ├── RejectedError               3  the gate, or a person, said no
+    ├── EndpointError               1  a model behind an endpoint did not answer, or sent no answer
+    │   └── EndpointRefused         1  ... and would not, however often it is asked: wrong key, path or model
     └── IntegrityError              1  bytes, digests, ledger or registry disagree
 
 A rejection is a value wherever code can hand it on (`Verdict`, `TriggerDecision`); `RejectedError` is only for a verb
@@ -47,6 +49,14 @@ class BusyError(RetrainError):
 
 class StaleError(RetrainError):
     exit_code = 6
+
+
+class EndpointError(RetrainError):
+    pass
+
+
+class EndpointRefused(EndpointError):
+    pass
 
 
 class IntegrityError(RetrainError):

@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monitoring import drift, quality, trigger
+from monitoring import drift, judge, quality, trigger
 from monitoring.sources import LogTable, Rows, open_logs
 from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
-from retrain.answers import schema_of
+from retrain.answers import Schema, schema_of
+from retrain.errors import ParamsError
 from retrain.params import Params
 from retrain.records import from_stamp, read_examples, read_folder, stamp
 from retrain.registry import Registry
@@ -144,6 +145,31 @@ class Site:
                 found.append(trigger.Compared(signal=signal, good=good, n=n, reference_good=right, reference_n=total))
         return found
 
+    def judged(self, window: Window, rows: Rows, schema: Schema | None) -> tuple[judge.Judged | None, judge.Judged | None]:
+        """What the LLM judge says of the window, and what the same one said of the champion's first windows."""
+        asked = self.params.quality.judge
+        if asked is None:
+            return None, None
+        spec = self.params.adapter(self.adapter)
+        found = judge.measure(
+            rows,
+            judge=asked,
+            read=self.read,
+            spec=spec,
+            labels=self.labels,
+            schema=schema,
+            known_before=window.end + self.lag,
+            now=self.now,
+        )
+        return found, judge.pool([record.judge for record in self._own(window) if record.judge], found.by)
+
+    def read(self, path: str) -> str:
+        """A text file of the workspace, as its remote has it: the checkout may be behind. ParamsError where it has none."""
+        text = jobs.remote_file(self.workspace, path)
+        if not text:
+            raise ParamsError(f"{path} is not at {self.workspace.remote}, or empty: commit and push it")
+        return text
+
     def _own(self, window: Window) -> list[trigger.WindowRecord]:
         """The champion's first recorded windows before this one: until one violates, within a week."""
         found: list[trigger.WindowRecord] = []
@@ -220,6 +246,7 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         slices=params.quality.slices,
         schema=schema,
     )
+    judged, before = site.judged(window, rows, schema)
     drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.how})" for c in found.columns if c.status == "drift"]
     compared = site.compared(window, now)
     record = trigger.WindowRecord(
@@ -242,6 +269,8 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         compared=compared,
         known=now.known,
         estimated_accuracy=now.estimated_accuracy,
+        judge=judged,
+        judge_reference=before,
         relevance=now.relevance,
         invalid=now.invalid,
         latency_p50=now.latency_p50,
@@ -249,7 +278,9 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         confidence=now.confidence,
         slices=now.slices,
         data_checks=[*found.broken, *checked.failures],
-        violations=trigger.violations(drift_status=found.status, drifted=drifted, compared=compared, policy=params.trigger),
+        violations=trigger.violations(
+            drift_status=found.status, drifted=drifted, compared=compared, policy=params.trigger, judged=(judged, before)
+        ),
         version=site.version,
         fire=False,
         reasons=[],
@@ -264,6 +295,9 @@ def _metrics(record: trigger.WindowRecord, now: quality.Quality) -> dict[str, An
         "latency_p50", "latency_p95", "confidence", "feedback", "audited",
     )  # fmt: skip
     found = {name: getattr(record, name) for name in names}
+    if record.judge is not None:
+        judged = ("share", "low", "high", "agreement", "asked", "unread")
+        found |= {f"judge.{name}": getattr(record.judge, name) for name in judged}
     found |= {f"drift.{column['column']}": column["value"] for column in record.columns}
     found |= {f"rows.{name}": n for name, n in record.counts.items()}
     return {name: float(value) for name, value in found.items() if value is not None}

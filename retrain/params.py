@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from retrain.errors import ParamsError
 from retrain.overrides import apply, merge, nearest
 from retrain.policies import KINDS, AnyPolicy
+from retrain.sections import Judge, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -24,10 +25,6 @@ Suite = Literal["golden", "audit", "repair", "retained"]
 SECTIONS = (
     "logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion", "notify",
 )  # fmt: skip
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Workspace(Section):
@@ -153,6 +150,7 @@ class Trigger(Section):
     level: Annotated[float, Field(gt=0, lt=0.5)]
     accuracy_drop: Share
     satisfaction_drop: Share
+    judge_drop: Annotated[float, Field(gt=0, le=1)] | None = None
     min_audit: Positive
     power: Annotated[float, Field(ge=0.5, lt=1)]
     min_new: Positive
@@ -169,6 +167,7 @@ class Trigger(Section):
 class Quality(Section):
     lag_hours: Annotated[float, Field(ge=0)]
     slices: tuple[Literal["response", "model_version"], ...]
+    judge: Judge | None = None
 
 
 class Failures(Section):

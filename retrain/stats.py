@@ -7,6 +7,7 @@ whose lower end is the one-sided 95 % bound.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -94,6 +95,54 @@ def wilson(right: int, n: int, *, level: float) -> tuple[float, float]:
 
     low, high = proportion_confint(right, n, alpha=2 * level, method="wilson")
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A share seen through a test that errs, with its interval; `centre` and `error` are of the adjusted estimate."""
+
+    share: float
+    low: float
+    high: float
+    centre: float
+    error: float
+
+
+def rogan_gladen(said: tuple[int, int], right: tuple[int, int], wrong: tuple[int, int], *, level: float) -> Corrected:
+    """The true share of right rows, from (yes, n) of a test on rows of which nothing is known, on right and on wrong rows.
+
+    Rogan and Gladen (1978), American Journal of Epidemiology 107, 71-76: (q + specificity - 1) / (sensitivity + specificity
+    - 1). The interval, `level` a side, is that of Lang and Reiczigel (2014), Preventive Veterinary Medicine 113, 13-22, which
+    adds two rows to each of the known ones and z^2 to the others. The three must be independent rows. ValueError where the
+    known ones do not show, at `level`, that the test says yes more often on right rows than on wrong ones.
+    """
+    z = _quantile(1 - level)
+    (yes, n), (right_yes, right_n), (wrong_yes, wrong_n) = said, right, wrong
+    for good, total in (said, right, wrong):
+        _counts(good, 0, total)
+    if min(n, right_n, wrong_n) < 1:
+        raise ValueError(f"n are {n}, {right_n}, {wrong_n}: each must be at least 1")
+    q, sensitivity, specificity = yes / n, right_yes / right_n, 1 - wrong_yes / wrong_n
+    many, rights, wrongs = n + z * z, right_n + 2, wrong_n + 2
+    q2, sens, spec = (yes + z * z / 2) / many, (right_yes + 1) / rights, (wrong_n - wrong_yes + 1) / wrongs
+    of_sens, of_spec = sens * (1 - sens) / rights, spec * (1 - spec) / wrongs
+    tells = sens + spec - 1
+    if tells - z * math.sqrt(of_sens + of_spec) <= 0:
+        raise ValueError(f"yes on {right_yes} of {right_n} right rows and {wrong_yes} of {wrong_n} wrong ones: no difference")
+    share = (q + specificity - 1) / (sensitivity + specificity - 1)
+    centre = (q2 + spec - 1) / tells
+    error = math.sqrt(q2 * (1 - q2) / many + centre**2 * of_sens + (1 - centre) ** 2 * of_spec) / tells
+    centre += 2 * z * z * (centre * of_sens - (1 - centre) * of_spec)
+    low, high = (min(max(end, 0.0), 1.0) for end in (centre - z * error, centre + z * error))
+    return Corrected(min(max(share, low), high), low, high, centre, error)
+
+
+def corrected_fall_p(now: Corrected, before: Corrected) -> float:
+    """How often chance alone makes `now` so much lower than `before`: one-sided, by the normal distribution of the difference.
+
+    Simulated without a fall, at 0.05: 5.3 to 6.4 % of windows (3,000 each; 100 to 600 known rows, sensitivity 0.8 to 0.95).
+    """
+    return 1 - _normal((before.centre - now.centre) / math.hypot(now.error, before.error))
 
 
 def rows_for_non_inferiority(*, discordant: float, margin: float, level: float, power: float) -> int:

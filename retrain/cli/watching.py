@@ -43,6 +43,7 @@ def monitor(
 def _told(adapter: str, seen: Any) -> list[str]:
     record = seen.record
     lines = [f"{adapter} {record.end}: {record.rows} rows, {record.drift_status}", *record.drifted]
+    lines += [f"LLM judge: {record.judge.words()}"] if record.judge else []
     return [*lines, "fire" if seen.decision.fire else "hold", *record.reasons, f"report: {seen.report}"]
 
 

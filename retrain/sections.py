@@ -1,0 +1,52 @@
+"""Sections of params.yaml that describe a model behind an address; `params` has all the others."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Endpoint(Section):
+    """A model behind chat completions of OpenAI's protocol; `key_env` names the variable that holds its key.
+
+    `extra` goes into each request as it is: temperature, max_tokens, ... `timeout` is seconds for one answer.
+    """
+
+    url: str
+    model: Annotated[str, StringConstraints(min_length=1)]
+    key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    timeout: Annotated[float, Field(gt=0, le=600)]
+    retries: Annotated[int, Field(ge=0, le=10)]
+    concurrency: Annotated[int, Field(ge=1, le=64)]
+    extra: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("url must be such as https://host/v1: what stands before /chat/completions, and nothing behind it")
+        if parts.username or parts.password:
+            raise ValueError("url holds a user or password: put the key into a variable and name it in key_env")
+        for name in ("model", "messages", "stream"):
+            if name in self.extra:
+                raise ValueError(f"extra.{name} is not for extra: it is said elsewhere, remove it")
+        return self
+
+
+class Judge(Endpoint):
+    """An LLM that says of answers whether they are right: one noisy signal, calibrated on what people labelled."""
+
+    rows: Annotated[int, Field(ge=30, le=2000)]
+    seconds: Annotated[float, Field(gt=0)]
+    template: str | None = None
+
+    @model_validator(mode="after")
+    def _template_is_in_the_workspace(self) -> Self:
+        if self.template is not None and (self.template.startswith(("/", "~", "-")) or ".." in Path(self.template).parts):
+            raise ValueError(f"template is {self.template!r}, must be a path inside the workspace, such as data/judge.txt")
+        return self
