@@ -13,6 +13,7 @@ from typing import Any
 from monitoring.chronicle import OUTPUTS, Seen
 from retrain.records import dumps, read_json, text_digest
 
+DRIFTS = "threshold"  # a line in the panels of drift
 BY_JUDGE = "accuracy, by the LLM judge"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "retrain-loop")
 
@@ -57,6 +58,7 @@ def _figures(window: Seen) -> dict[str, float]:
         "relevance": record.get("relevance"), "messages": record["rows"], "violations": len(record["violations"]),
         "fire": record["fire"], **{f"drift of {column.name}": column.ratio for column in window.columns},
     }  # fmt: skip
+    found |= {DRIFTS: 1.0} if any(column.ratio is not None for column in window.columns) else {}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
@@ -87,8 +89,16 @@ def _dashboard(adapter: str, columns: Sequence[str], *, judged: bool) -> Any:
     sent, answered = [c for c in columns if c not in OUTPUTS], [c for c in columns if c in OUTPUTS]
     panels = [
         panel("Right answers on the audit sample, with interval", accuracy, "full"),
-        panel("Drift of what users send, by threshold (above 1 is drift)", [f"drift of {name}" for name in sent], "full"),
-        panel("Drift of what it answers, by threshold", [f"drift of {name}" for name in answered], "full"),
+        panel(
+            "Drift of what users send, by threshold (above 1 is drift)",
+            [*(f"drift of {name}" for name in sent), DRIFTS],
+            "full",
+        ),
+        panel(
+            "Drift of what it answers, by threshold (above 1 is drift)",
+            [*(f"drift of {name}" for name in answered), DRIFTS],
+            "full",
+        ),
         panel("Satisfaction", ["satisfaction"], "half"),
         panel("Messages", ["messages"], "half"),
         panel("Fires and violations", ["fire", "violations"], "half"),

@@ -8,6 +8,7 @@ from retrain.errors import ParamsError
 from retrain.params import Adapter
 
 Schema = dict[str, Any]
+FIX = "correct `output` in params.yaml, or mend the file"
 SCHEMA = "schema.json"  # beside the suites: `prepare` freezes there what `evaluate` judges by
 
 
@@ -16,22 +17,29 @@ def schema_of(root: Path, spec: Adapter) -> Schema | None:
     if spec.output is None:
         return None
     path = Path(root) / spec.output
-    fix = "correct `output` in params.yaml, or mend the file"
     try:
-        schema = json.loads(path.read_text("utf-8"))
+        return schema_in(path.read_bytes().decode("utf-8"), path)
     except FileNotFoundError as error:
-        raise ParamsError(f"output schema {path} does not exist: {fix}") from error
+        raise ParamsError(f"output schema {path} does not exist: {FIX}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"output schema {path} is not JSON ({error}): {FIX}") from error
+
+
+def schema_in(text: str, path: Path | str) -> Schema:
+    """The schema that is a file's text; `path` names it in errors."""
+    try:
+        schema = json.loads(text)
     except ValueError as error:
-        raise ParamsError(f"output schema {path} is not JSON ({error}): {fix}") from error
+        raise ParamsError(f"output schema {path} is not JSON ({error}): {FIX}") from error
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
     if not isinstance(schema, dict):
-        raise ParamsError(f"output schema {path} is a JSON {type(schema).__name__}, must be an object: {fix}")
+        raise ParamsError(f"output schema {path} is a JSON {type(schema).__name__}, must be an object: {FIX}")
     try:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
-        raise ParamsError(f"output schema {path} is no JSON schema at {error.json_path}: {error.message}: {fix}") from error
+        raise ParamsError(f"output schema {path} is no JSON schema at {error.json_path}: {error.message}: {FIX}") from error
     return schema
 
 

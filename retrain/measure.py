@@ -14,7 +14,7 @@ from monitoring import drift, judge, quality, trigger
 from monitoring.sources import LogTable, Rows, open_logs
 from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
-from retrain.answers import Schema, schema_of
+from retrain.answers import Schema, schema_in
 from retrain.errors import ParamsError
 from retrain.params import Params
 from retrain.records import from_stamp, read_examples, read_folder, stamp
@@ -48,8 +48,9 @@ class Site:
 
     @classmethod
     def open(cls, workspace: Workspace, adapter: str) -> "Site":
-        params = workspace.params.of(adapter)
-        registry = Registry.open(params.mlflow, workspace.root)
+        """By the params of the remote: the checkout may be behind, or hold what nobody has pushed. Where MLflow is, it says."""
+        params = jobs.remote_params(workspace).of(adapter)
+        registry = Registry.open(workspace.params.mlflow, workspace.root)
         return cls(
             workspace=workspace,
             adapter=adapter,
@@ -62,9 +63,14 @@ class Site:
         )
 
     @cached_property
+    def schema(self) -> Schema | None:
+        """Of a structured answer."""
+        spec = self.params.adapter(self.adapter)
+        return schema_in(self.read(spec.output), spec.output) if spec.output else None
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """As the remote lists them: the checkout may be behind."""
-        return jobs.remote_params(self.workspace).adapter(self.adapter).labels
+        return self.params.adapter(self.adapter).labels
 
     @property
     def version(self) -> int | None:
@@ -145,7 +151,7 @@ class Site:
                 found.append(trigger.Compared(signal=signal, good=good, n=n, reference_good=right, reference_n=total))
         return found
 
-    def judged(self, window: Window, rows: Rows, schema: Schema | None) -> tuple[judge.Judged | None, judge.Judged | None]:
+    def judged(self, window: Window, rows: Rows) -> tuple[judge.Judged | None, judge.Judged | None]:
         """What the LLM judge says of the window, and what the same one said of the champion's first windows."""
         asked = self.params.quality.judge
         if asked is None:
@@ -157,7 +163,7 @@ class Site:
             read=self.read,
             spec=spec,
             labels=self.labels,
-            schema=schema,
+            schema=self.schema,
             known_before=window.end + self.lag,
             now=self.now,
         )
@@ -234,7 +240,6 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
     checked = expectations.check_logs(
         sample, rows=found.rows, min_rows=params.drift.min_rows, missing=missing, most=params.drift.missing_max, docs=docs
     )
-    schema = schema_of(site.workspace.root, spec)
     now = quality.measure(
         rows,
         known_before=window.end + site.lag,
@@ -242,11 +247,11 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         labels=site.labels if spec.task == "classification" else (),
         max_new_tokens=spec.max_new_tokens,
         sample=sample,
-        calibration=quality.Calibration.of(outputs, schema) if outputs is not None else None,
+        calibration=quality.Calibration.of(outputs, site.schema) if outputs is not None else None,
         slices=params.quality.slices,
-        schema=schema,
+        schema=site.schema,
     )
-    judged, before = site.judged(window, rows, schema)
+    judged, before = site.judged(window, rows)
     drifted = [f"{c.column} {c.value:.2f} > {c.threshold:.2f} ({c.how})" for c in found.columns if c.status == "drift"]
     compared = site.compared(window, now)
     record = trigger.WindowRecord(

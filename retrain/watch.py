@@ -15,6 +15,7 @@ from retrain.answers import schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
+from retrain.process import public
 from retrain.records import Example, Quarantined, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
@@ -57,6 +58,10 @@ def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
 
 def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool, asked: bool) -> Watched:
     site = Site.open(workspace, adapter)
+    if site.params != workspace.params.of(adapter):
+        notify.warn(
+            f"note: params.yaml here is not that of {public(workspace.remote)}, by which windows are measured: push or pull it"
+        )
     site.registry.close_stale(adapter)
     again = site.again(window)
     for record, _ in again:
@@ -103,7 +108,7 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
     since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
     fresh = site.logs.known(window.end, from_stamp(since) if since else None)
     unread = fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
-    schema, at = schema_of(site.workspace.root, params.adapter(site.adapter)), stamp(window.end)
+    schema, at = site.schema, stamp(window.end)
     collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=at, schema=schema)
     runs = site.registry.training_runs(site.adapter, KEPT)
     facts = trigger.Facts(
@@ -180,7 +185,6 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
     What is kept out stands in data/quarantine/<adapter>/ with the reason, in the same commit; what a person released from
     there is taken.
     """
-    params = workspace.params.of(adapter)
     at = stamp(end)
     name = f"data/failures/{adapter}/{at}.jsonl"
     with jobs.job(workspace, adapter, "collect") as clone:
@@ -189,10 +193,11 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         files = sorted(folder.glob("*.jsonl"))
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
+        params = load(clone.root).of(adapter)  # as the remote has it: the checkout may be behind
         known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
-        spec = load(clone.root).adapter(adapter)  # as the remote has it: the checkout may be behind
+        spec = params.adapter(adapter)
         labels, schema = spec.labels, schema_of(clone.root, spec)
         rate = params.failures.audit_rate
         made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
@@ -253,8 +258,8 @@ def _message(adapter: str, at: str, rows: list[Example], labels: tuple[str, ...]
 
 def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]:
     """Label -> (rows, users) of all corrections so far whose label the adapter does not list."""
-    params = workspace.params.of(adapter)
-    labels = jobs.remote_params(workspace).adapter(adapter).labels
+    params = jobs.remote_params(workspace).of(adapter)
+    labels = params.adapter(adapter).labels
     if not labels:
         raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
     known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(datetime.now(UTC))
@@ -292,7 +297,7 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
 
 def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = ()) -> jobs.Attempted:
     """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
-    params, lines = workspace.params.of(adapter), jobs.entries(workspace, adapter)
+    params, lines = jobs.remote_params(workspace).of(adapter), jobs.entries(workspace, adapter)
     done = ledger.attempt_at(lines, stamp(end))
     if done:  # before the logs, which may be gone by now
         return jobs.Attempted(done, None, {}, fresh=False)

@@ -8,6 +8,7 @@ import pytest
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
 from retrain import ledger, measure, story, watch, workspace
+from retrain.edits import set_values
 from retrain.records import stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace
@@ -122,3 +123,20 @@ def test_shares_are_compared_with_the_counts_of_the_champions_first_windows(made
     (found,) = known.compared(days[3], now)
     assert (found.signal, found.good, found.n, found.reference_good, found.reference_n) == ("accuracy", 70, 100, 180, 200)
     assert known.compared(days[3], now.model_copy(update={"known": False})) == []
+
+
+def test_a_window_is_measured_by_the_params_of_the_remote_and_an_edit_that_nobody_pushed_is_said(
+    made: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day = Window(FIRST.start + 40 * DAY, FIRST.end + 40 * DAY)
+    send(made, "of the remote", rows(day, 120, "remote"))
+    set_values(made.root / "params.yaml", ["drift.min_rows=5000", "trigger.min_new=7"])
+    edited = Workspace.open(made.root)
+    record = watch.monitor(edited, "support", day).record
+    assert record.drift_status != "not_enough_data" and record.policy["min_new"] == 80
+    assert "params.yaml here is not that of" in capsys.readouterr().err
+    with edited.clone("test") as clone:
+        set_values(clone.root / "params.yaml", ["drift.min_rows=5000"])
+        clone.commit(["params.yaml"], "more rows")
+        clone.publish(lambda c: None, tries=1)
+    assert watch.monitor(made, "support", day).record.drift_status == "not_enough_data"
