@@ -25,7 +25,7 @@ from retrain import endpoint, params, projections, stats, story, watch, workspac
 from retrain.cli import app
 from retrain.edits import set_values
 from retrain.errors import EndpointError, ParamsError
-from retrain.records import write_jsonl
+from retrain.records import unit_hash, write_jsonl
 from retrain.registry import Registry
 from retrain.sections import Judge
 from retrain.workspace import Workspace
@@ -61,12 +61,14 @@ def window(n: int = 400, share: float = 0.8, labelled: float = 0.5, seed: int = 
     return Rows.of_frame(pd.DataFrame(rows))
 
 
-def erring(often: float, seed: int = 2) -> Any:
-    rng = random.Random(seed)
+def erring(often: float) -> Any:
+    """A judge that is mistaken so often, and always about the same rows."""
 
     def answer(body: talking.Body) -> str:
-        right = "good" in body["messages"][-1]["content"]
-        return json.dumps({"verdict": "right" if right != (rng.random() < often) else "wrong"})
+        text = body["messages"][-1]["content"]
+        row = re.search(r"number \d+", text)
+        mistaken = unit_hash(row[0] if row else "", "mistaken") < often
+        return json.dumps({"verdict": "right" if ("good" in text) != mistaken else "wrong"})
 
     return answer
 
