@@ -358,13 +358,14 @@ def _summary(report: DriftReport) -> list[str]:
     """What stands above Evidently's charts: sentences."""
     words = report.status.replace("_", " ")
     return [
-        f"{report.rows:,} rows: {words}. Charts are of a sample; distances of numbers and categories are of all rows.",
+        f"{report.rows:,} rows: {words}",
         *(f"Logging broken: {alarm}" for alarm in report.broken),
         *(f"Grew: {change.words}" for change in report.changed),
         *(
             f"{c.column} ({c.how}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}"
             if c.value is not None
             else f"{c.column} ({c.method}): not computable, {c.reason}"
-            for c in report.columns
+            for c in sorted(report.columns, key=lambda c: ("drift", "no_drift", "not_computable").index(c.status))
         ),
+        "Charts are of a sample; distances of numbers and categories are of all rows.",
     ]

@@ -14,7 +14,7 @@ from monitoring.chronicle import OUTPUTS, Seen
 from retrain.records import dumps, read_json, text_digest
 
 DRIFTS = "threshold"  # a line in the panels of drift
-BY_JUDGE = "accuracy, by the LLM judge"
+ESTIMATES = UNLABELLED, BY_JUDGE = "accuracy, estimated without labels", "accuracy, by the LLM judge"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "retrain-loop")
 
 
@@ -31,8 +31,8 @@ def add_to_workspace(folder: Path, adapter: str, windows: Sequence[Seen]) -> int
     workspace, project = Workspace.create(str(folder)), project_id(adapter)
     workspace.add_project(ProjectModel(id=project, name=adapter, description="figures of each measured window"))
     columns = sorted({column.name for window in windows for column in window.columns})
-    judged = any(window.record.get("judge") for window in windows)
-    workspace.save_dashboard(uuid.UUID(project), _dashboard(adapter, columns, judged=judged))
+    estimates = sorted({name for window in windows for name in _figures(window) if name in ESTIMATES})
+    workspace.save_dashboard(uuid.UUID(project), _dashboard(adapter, columns, estimates))
     snapshots = folder / project / "snapshots"
     known = {path.stem for path in snapshots.glob("*.json")}
     written = 0
@@ -53,7 +53,7 @@ def _figures(window: Seen) -> dict[str, float]:
     judged = record.get("judge") or {}
     found = {
         "accuracy": window.accuracy, "accuracy, low end": low, "accuracy, high end": high,
-        "accuracy, estimated without labels": record.get("estimated_accuracy"), BY_JUDGE: judged.get("share"),
+        UNLABELLED: record.get("estimated_accuracy"), BY_JUDGE: judged.get("share"),
         "satisfaction": window.satisfaction,
         "relevance": record.get("relevance"), "messages": record["rows"], "violations": len(record["violations"]),
         "fire": record["fire"], **{f"drift of {column.name}": column.ratio for column in window.columns},
@@ -74,13 +74,18 @@ def _snapshot(name: str, end: datetime, figures: Mapping[str, float], told: str)
     return report.run(dataset, None, timestamp=end, name=f"window {name}")
 
 
-def _dashboard(adapter: str, columns: Sequence[str], *, judged: bool) -> Any:
+def _legend(name: str) -> str:
+    """A figure's name beside the title of its panel: a long one takes the room of a small panel's lines."""
+    return name.removeprefix("drift of ").removeprefix("accuracy, estimated ").removeprefix("accuracy, ")
+
+
+def _dashboard(adapter: str, columns: Sequence[str], estimates: Sequence[str]) -> Any:
     """One tab; ids follow from the adapter, so that a rebuilt workspace is the same one."""
     from evidently.sdk.models import DashboardModel, DashboardTabModel, PanelMetric
     from evidently.sdk.panels import line_plot_panel
 
     def panel(title: str, names: Sequence[str], size: str) -> Any:
-        values = [PanelMetric(legend=name, metric="MeanValue", metric_labels={"column": name}) for name in names]
+        values = [PanelMetric(legend=_legend(name), metric="MeanValue", metric_labels={"column": name}) for name in names]
         made = line_plot_panel(title=title, values=values, size=size)
         made.id = uuid.uuid5(SPACE, f"{adapter} {title}")
         return made
@@ -102,8 +107,7 @@ def _dashboard(adapter: str, columns: Sequence[str], *, judged: bool) -> Any:
         panel("Satisfaction", ["satisfaction"], "half"),
         panel("Messages", ["messages"], "half"),
         panel("Fires and violations", ["fire", "violations"], "half"),
-        panel("Accuracy, estimated without labels", ["accuracy, estimated without labels"], "half"),
-        *([panel("Right answers, as the LLM judge sees them", [BY_JUDGE], "half")] if judged else []),
+        *([panel("Accuracy, estimated", estimates, "half")] if estimates else []),
     ]
     tab = DashboardTabModel(id=uuid.uuid5(SPACE, f"{adapter} tab"), title="windows", panels=[made.id for made in panels])
     return DashboardModel(tabs=[tab], panels=panels)

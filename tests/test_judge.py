@@ -14,6 +14,7 @@ import deciding
 import pandas as pd
 import pytest
 import talking
+import yaml
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -246,6 +247,17 @@ def test_a_judge_that_says_right_to_everything_is_not_used() -> None:
     assert found.share is None and "does not tell them apart" in str(found.reason)
     lost = judge.calibrated(Judged(model="m", by="b"), [None] * 50, [EndpointError("gone")] * 50)
     assert lost.reason == "50 of 50 requests brought no verdict, at most 20% may; 50 times: gone"
+
+
+def test_the_judges_that_the_page_and_params_show_are_params() -> None:
+    root = Path(__file__).parents[1]
+    block = re.search(r"^```yaml\n(.*?)^```", (root / "docs" / "judge.md").read_text(), re.MULTILINE | re.DOTALL)
+    shown = re.search(r"# (\{url:.*?)\n  #(.*?\})   #", (root / "params.yaml").read_text(), re.DOTALL)
+    assert block and shown
+    on_page = Judge.model_validate(yaml.safe_load(block[1])["quality"]["judge"])
+    assert Judge.model_validate(yaml.safe_load(shown[1] + shown[2])) == on_page.model_copy(
+        update={"template": "data/judge.txt"}
+    )
 
 
 # --- as a violation
