@@ -17,6 +17,7 @@ from retrain import expectations, jobs, ledger
 from retrain.answers import Schema, schema_in
 from retrain.errors import ParamsError
 from retrain.params import Params
+from retrain.process import public
 from retrain.records import from_stamp, read_examples, read_folder, stamp
 from retrain.registry import Registry
 from retrain.workspace import Workspace
@@ -173,7 +174,7 @@ class Site:
         """A text file of the workspace, as its remote has it: the checkout may be behind. ParamsError where it has none."""
         text = jobs.remote_file(self.workspace, path)
         if not text:
-            raise ParamsError(f"{path} is not at {self.workspace.remote}, or empty: commit and push it")
+            raise ParamsError(f"{path} is not at {public(self.workspace.remote)}, or empty: commit and push it")
         return text
 
     def _own(self, window: Window) -> list[trigger.WindowRecord]:
