@@ -1,0 +1,284 @@
+"""PURE: which corrections look like an attack rather than like users, and why.
+
+A correction is held against the human rows that lie next to it: it *disagrees* where another label's rows are clearly nearer.
+Honest corrections do so now and then, for they are of the messages that are hard; so nothing but the extreme is held against a
+single row. What tells an attack is a group (a user, a source, near copies, a burst, a phrase, one answer) in which most rows
+disagree. A label that few human rows have yet cannot be disagreed with: what is new is not suspect.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from retrain.copies import clusters
+from retrain.params import Poisoning
+from retrain.records import Example, text_digest, unit_hash
+from retrain.text import normalise, vectors
+
+NEAREST = 3  # human rows of a label that tell how near it is
+PER_LABEL = 100  # human rows of a label that are looked at, by hash
+CHUNK = 4096  # rows compared at a time: 4096 x 10,000 human rows are 160 MB
+BURST_SECONDS = 3600
+SAME_ANSWER = 0.9  # of the rows with a phrase
+
+
+@dataclass(frozen=True)
+class Case:
+    """One correction as a user gave it; `at` is when, `source` where it came from (params failures.poisoning.source)."""
+
+    request_id: str
+    question: str
+    answer: str
+    response: str | None = None
+    user: str | None = None
+    source: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How many corrections of each user and source earlier collections hold."""
+
+    users: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, earlier: Sequence[Example]) -> "Taken":
+        return cls(Counter(origin.user for row in earlier for origin in row.origins if origin.user))
+
+
+def suspects(
+    cases: Sequence[Case], *, human: Sequence[Example], labels: Sequence[str], rules: Poisoning, taken: Taken | None = None,
+    window_hours: float,
+) -> dict[str, str]:  # fmt: skip
+    """Request id -> why, in plain words, of the cases that should wait for a person; empty where rules.door is off.
+
+    human: rows whose labels people gave before (seed and earlier corrections); those of the cases themselves do not count.
+    labels: of the task; without any (generation) no label can disagree, and only the caps hold.
+    """
+    if not rules.door or not cases:
+        return {}
+    own = {case.request_id for case in cases}
+    told = [row for row in human if not any(origin.request_id in own for origin in row.origins)]
+    found: dict[str, str] = {}
+    if labels:
+        evidence = Evidence.of(cases, [row for row in told if row.answer in labels], rules)
+        for members, why in _groups(cases, evidence, rules):
+            found.update((cases[i].request_id, why) for i in members if cases[i].request_id not in found)
+        found.update(_alone(cases, evidence, rules, found))
+    return found | _capped([case for case in cases if case.request_id not in found], rules, taken or Taken(), window_hours)
+
+
+# --- what the human rows say
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of each case: gap (how much nearer the nearest label is than its own), that label, and which near copies it belongs to.
+
+    gap is 0 where the nearest label is its own, and NaN where its own has too few human rows to be judged.
+    """
+
+    gap: Any  # float (cases,)
+    nearest: list[str]
+    copy: Any  # int (cases,): equal for near copies
+    disagrees: Any  # bool (cases,)
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], human: Sequence[Example], rules: Poisoning) -> "Evidence":
+        texts = list(dict.fromkeys(case.question for case in cases))
+        at = {text: i for i, text in enumerate(texts)}
+        rows = np.array([at[case.question] for case in cases])
+        names, near = nearness(texts, human, rules.min_rows)
+        column = {name: i for i, name in enumerate(names)}
+        own = np.array([column.get(case.answer, -1) for case in cases])
+        if not names:
+            return cls(np.full(len(cases), np.nan), [""] * len(cases), clusters(texts)[rows], np.zeros(len(cases), bool))
+        best = near.argmax(axis=1)[rows]
+        gap = near.max(axis=1)[rows] - near[rows, np.maximum(own, 0)]
+        gap = np.where(own < 0, np.nan, gap)
+        return cls(gap, [names[i] for i in best], clusters(texts)[rows], np.nan_to_num(gap) > rules.gap)
+
+
+def nearness(texts: Sequence[str], human: Sequence[Example], least: int) -> tuple[list[str], Any]:
+    """(labels, array (texts, labels)): the mean cosine of a text and the three nearest human rows of each label.
+
+    Labels with fewer than `least` human rows are left out.
+    """
+    by_label: dict[str, list[Example]] = {}
+    for row in human:
+        by_label.setdefault(row.answer, []).append(row)
+    names = sorted(name for name, rows in by_label.items() if len(rows) >= max(least, NEAREST))
+    if not names:
+        return [], np.zeros((len(texts), 0), dtype=np.float32)
+    chosen = [sorted(by_label[name], key=lambda row: unit_hash(row.id, "nearest"))[:PER_LABEL] for name in names]
+    points = vectors([row.question for rows in chosen for row in rows]).T
+    edges = np.cumsum([0, *(len(rows) for rows in chosen)])
+    found = np.zeros((len(texts), len(names)), dtype=np.float32)
+    for start in range(0, len(texts), CHUNK):
+        near = vectors(texts[start : start + CHUNK]) @ points
+        for i, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+            found[start : start + CHUNK, i] = np.partition(near[:, left:right], -NEAREST, axis=1)[:, -NEAREST:].mean(axis=1)
+    return names, found
+
+
+# --- groups
+
+
+def _groups(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
+    """(indices, why) of each suspected group, the most telling first."""
+    users = _codes([case.user for case in cases])
+    for members, n, off in _standing_out(users, evidence, rules):
+        who = _shown(cases[members[0]].user)
+        yield members, f"user {who}: {off} of {n} different corrections disagree with the nearest human rows"
+    sources = _codes([case.source for case in cases])
+    for members, n, off in _standing_out(sources, evidence, rules):
+        where = cases[members[0]].source
+        yield members, f"source {where}: {off} of {n} different corrections disagree with the nearest human rows"
+    yield from _copied(cases, evidence, rules)
+    yield from _phrases(cases, evidence, rules)
+    for keys, words in _answers(cases):
+        for members, n, off in _standing_out(_codes(keys), evidence, rules):
+            against = members[np.nan_to_num(evidence.gap[members]) > 0]
+            first, people = cases[members[0]], _people(cases, against)
+            yield against, words.format(n=n, off=off, people=people, answer=first.answer, response=first.response)
+
+
+def _answers(cases: Sequence[Case]) -> list[tuple[list[Any], str]]:
+    """Ways to group by what is claimed; of these groups only the rows that disagree are suspect."""
+    hour = [int(case.at.timestamp() // BURST_SECONDS) if case.at else None for case in cases]
+    rest = "{off} of {n} disagree with the nearest human rows ({people})"
+    return [
+        ([(c.response, c.answer) if c.response else None for c in cases], "answered {response}, corrected to {answer}: " + rest),
+        ([c.answer for c in cases], "corrected to {answer}: " + rest),
+        ([(h, c.answer) if h is not None else None for h, c in zip(hour, cases, strict=True)],
+         "corrected to {answer} within one hour: " + rest),
+    ]  # fmt: skip
+
+
+def _codes(keys: Sequence[Any]) -> Any:
+    """Integers, equal for equal keys; -1 for None."""
+    known: dict[Any, int] = {}
+    return np.array([-1 if key is None else known.setdefault(key, len(known)) for key in keys])
+
+
+def _standing_out(codes: Any, evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, int, int]]:
+    """(members, texts, those that disagree) of the groups in which too many disagree; near copies count as one text."""
+    judged = (codes >= 0) & ~np.isnan(evidence.gap)
+    if not judged.any():
+        return
+    pairs, inverse = np.unique(np.stack([codes[judged], evidence.copy[judged]]), axis=1, return_inverse=True)
+    share = np.bincount(inverse.ravel(), weights=evidence.disagrees[judged]) / np.bincount(inverse.ravel())
+    n = np.bincount(pairs[0])
+    off = np.bincount(pairs[0], weights=share > 0.5).astype(int)
+    for code in np.flatnonzero(too_many(off, n, rules)):
+        yield np.flatnonzero(codes == code), int(n[code]), int(off[code])
+
+
+def too_many(off: Any, n: Any, rules: Poisoning) -> Any:
+    """bool for each group: more of its n rows disagree than honest groups' do, by a binomial test over all groups at once."""
+    from scipy.stats import binom
+
+    tested = n >= rules.min_rows
+    p = binom.sf(off - 1, n, rules.expected)
+    return tested & (off >= rules.share * n) & (p * max(int(tested.sum()), 1) < rules.level)
+
+
+def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
+    """Many near copies of one message with one answer that disagrees: one hand, however many names."""
+    codes = _codes([(copy, case.answer) for copy, case in zip(evidence.copy, cases, strict=True)])
+    counts = np.bincount(codes)
+    off = np.bincount(codes, weights=evidence.disagrees)
+    for code in np.flatnonzero((counts >= rules.min_rows) & (off >= rules.share * counts)):
+        members = np.flatnonzero(codes == code)
+        says = Counter(evidence.nearest[i] for i in members).most_common(1)[0][0]
+        answer, people = cases[members[0]].answer, _people(cases, members)
+        yield members, f"{len(members)} near copies ({people}) corrected to {answer}: the nearest human rows say {says}"
+
+
+def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
+    """Words that go with one answer, whatever the message around them is about."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    against = np.flatnonzero(evidence.disagrees)
+    texts = [normalise(case.question) for case in cases]
+    options: dict[str, Any] = {"ngram_range": (1, 4), "binary": True, "token_pattern": r"\S+", "lowercase": False}
+    if len(against) < rules.min_rows:
+        return
+    fitted = CountVectorizer(min_df=rules.min_rows, **options)
+    try:
+        fitted.fit([texts[i] for i in against])
+    except ValueError:  # no words are in so many rows
+        return
+    found = fitted.transform(texts).tocsc()
+    phrases = fitted.get_feature_names_out()
+    answers = _codes([case.answer for case in cases])
+    judged = ~np.isnan(evidence.gap)
+    groups = [_one_answer(found.indices[found.indptr[j] : found.indptr[j + 1]], answers) for j in range(len(phrases))]
+    n = np.array([len(np.unique(evidence.copy[g[judged[g]]])) for g in groups])
+    off = np.array([len(np.unique(evidence.copy[g[evidence.disagrees[g]]])) for g in groups])
+    out = np.flatnonzero(too_many(off, n, rules))
+    for j in sorted(out, key=lambda j: (-len(phrases[j].split()), -len(groups[j]))):
+        what = f'the words "{phrases[j]}" go with {cases[groups[j][0]].answer} alone'
+        yield groups[j], f"{what}: {off[j]} of {n[j]} disagree with the nearest human rows ({_people(cases, groups[j])})"
+
+
+def _one_answer(rows: Any, answers: Any) -> Any:
+    """The rows that have the commonest answer, where nearly all of them do; else none."""
+    counts = np.bincount(answers[rows])
+    most = int(counts.argmax())
+    return rows[answers[rows] == most] if counts[most] >= SAME_ANSWER * len(rows) else rows[:0]
+
+
+def _alone(cases: Sequence[Case], evidence: Evidence, rules: Poisoning, found: Mapping[str, str]) -> dict[str, str]:
+    """Single rows that disagree as hardly any honest one does."""
+    alone = np.flatnonzero(np.nan_to_num(evidence.gap) > rules.row_gap)
+    return {
+        cases[i].request_id: f"corrected to {cases[i].answer}: the nearest human rows say {evidence.nearest[i]}, by far"
+        for i in alone
+        if cases[i].request_id not in found
+    }
+
+
+# --- caps
+
+
+def _capped(cases: Sequence[Case], rules: Poisoning, taken: Taken, window_hours: float) -> dict[str, str]:
+    """What is more than one user or one source may bring, in one window and in all; which rows stay is chosen by hash."""
+    found: dict[str, str] = {}
+    ordered = sorted(cases, key=lambda case: unit_hash(case.request_id, "cap"))
+    limits = [
+        ("user", rules.user_window, rules.user_total, taken.users),
+        ("source", rules.source_window, rules.source_total, taken.sources),
+    ]
+    for kind, window, total, before in limits:
+        all_, within = Counter(dict(before)), Counter[Any]()
+        for case in ordered:
+            who = case.user if kind == "user" else case.source
+            if who is None or case.request_id in found:
+                continue
+            when = (who, int(case.at.timestamp() // (3600 * window_hours)) if case.at else None)
+            for count, key, most, where in ((within, when, window, "a window"), (all_, who, total, "all")):
+                if count[key] >= most:
+                    name = _shown(who) if kind == "user" else who
+                    limit = f"failures.poisoning.{kind}_{'total' if where == 'all' else 'window'}"
+                    found[case.request_id] = f"{kind} {name}: more than {most} corrections in {where} ({limit})"
+                    break
+            else:
+                within[when] += 1
+                all_[who] += 1
+    return found
+
+
+def _people(cases: Sequence[Case], members: Any) -> str:
+    users = {cases[i].user for i in members} - {None}
+    return f"{len(members)} rows, {len(users)} users" if users else f"{len(members)} rows, no user ids"
+
+
+def _shown(user: str | None) -> str:
+    """Who it was, without naming him: the start of a hash."""
+    return text_digest(user or "")[:8]
