@@ -180,8 +180,8 @@ class Poisoning(Section):
     source_window: Positive | None
     source_total: Positive | None
     min_rows: Annotated[int, Field(ge=3)]
-    gap: Annotated[float, Field(gt=0, le=2)]
-    row_gap: Annotated[float, Field(gt=0, le=2)]
+    odds: Annotated[float, Field(gt=1)]
+    row_odds: Annotated[float, Field(gt=1)]
     share: Share
     expected: Annotated[float, Field(gt=0, lt=1)]
     level: Annotated[float, Field(gt=0, lt=0.5)]

@@ -1,7 +1,6 @@
 """PURE: which corrections look like an attack rather than like users, and why.
 
-A correction is held against the human rows that lie next to it: it *disagrees* where another label's rows are clearly nearer.
-Honest corrections do so now and then, for they are of the messages that are hard; so nothing but the extreme is held against a
+A correction is held against the human rows around it: it *disagrees* where they make another label several times as likely. Honest corrections do so now and then, for they are of the messages that are hard; so nothing but the extreme is held against a
 single row. What tells an attack is a group (a user, a source, near copies, a burst, a phrase, one answer) in which most rows
 disagree. A label that few human rows have yet cannot be disagreed with: what is new is not suspect.
 """
@@ -19,10 +18,12 @@ from retrain.params import Poisoning
 from retrain.records import Example, text_digest, unit_hash
 from retrain.text import normalise, vectors
 
-NEAREST = 3  # human rows of a label that tell how near it is
-PER_LABEL = 100  # human rows of a label that are looked at, by hash
-CHUNK = 4096  # rows compared at a time: 4096 x 10,000 human rows are 160 MB
+PER_LABEL = 100  # human rows of a label that are learned from, by hash
+STRENGTH = 3.0  # of the regression: C of scikit-learn
+SMALLEST = 1e-9  # probability
+CHUNK = 4096  # texts asked about at a time
 BURST_SECONDS = 3600
+COPIES = 3  # of one message, before they count as near copies
 SAME_ANSWER = 0.9  # of the rows with a phrase
 
 
@@ -78,13 +79,13 @@ def suspects(
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of each case: gap (how much nearer the nearest label is than its own), that label, and which near copies it belongs to.
+    """Of each case: how many times likelier the human rows make the likeliest label than its own, that label, its near copies.
 
-    gap is 0 where the nearest label is its own, and NaN where its own has too few human rows to be judged.
+    odds is 1 where the likeliest is its own, and NaN where its own has too few human rows to be judged.
     """
 
-    gap: Any  # float (cases,)
-    nearest: list[str]
+    odds: Any  # float (cases,)
+    likeliest: list[str]
     copy: Any  # int (cases,): equal for near copies
     disagrees: Any  # bool (cases,)
 
@@ -93,37 +94,35 @@ class Evidence:
         texts = list(dict.fromkeys(case.question for case in cases))
         at = {text: i for i, text in enumerate(texts)}
         rows = np.array([at[case.question] for case in cases])
-        names, near = nearness(texts, human, rules.min_rows)
+        copy = clusters(texts)[rows]
+        names, p = likelihoods(texts, human, rules.min_rows)
+        if not names:
+            return cls(np.full(len(cases), np.nan), [""] * len(cases), copy, np.zeros(len(cases), bool))
         column = {name: i for i, name in enumerate(names)}
         own = np.array([column.get(case.answer, -1) for case in cases])
-        if not names:
-            return cls(np.full(len(cases), np.nan), [""] * len(cases), clusters(texts)[rows], np.zeros(len(cases), bool))
-        best = near.argmax(axis=1)[rows]
-        gap = near.max(axis=1)[rows] - near[rows, np.maximum(own, 0)]
-        gap = np.where(own < 0, np.nan, gap)
-        return cls(gap, [names[i] for i in best], clusters(texts)[rows], np.nan_to_num(gap) > rules.gap)
+        odds = np.where(own < 0, np.nan, p.max(axis=1)[rows] / p[rows, np.maximum(own, 0)])
+        return cls(odds, [names[i] for i in p.argmax(axis=1)[rows]], copy, np.nan_to_num(odds) > rules.odds)
 
 
-def nearness(texts: Sequence[str], human: Sequence[Example], least: int) -> tuple[list[str], Any]:
-    """(labels, array (texts, labels)): the mean cosine of a text and the three nearest human rows of each label.
+def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> tuple[list[str], Any]:
+    """(labels, probabilities (texts, labels) > 0) by a regression on the sentence vectors of the human rows around a text.
 
-    Labels with fewer than `least` human rows are left out.
+    It orders honest and false corrections better than the nearest rows themselves do (AUC 0.96 against 0.91 on the shipped
+    text, 0.99 on Banking77). Labels with fewer than `least` human rows are left out; with fewer than two nothing is told.
     """
+    from sklearn.linear_model import LogisticRegression
+
     by_label: dict[str, list[Example]] = {}
     for row in human:
         by_label.setdefault(row.answer, []).append(row)
-    names = sorted(name for name, rows in by_label.items() if len(rows) >= max(least, NEAREST))
-    if not names:
-        return [], np.zeros((len(texts), 0), dtype=np.float32)
-    chosen = [sorted(by_label[name], key=lambda row: unit_hash(row.id, "nearest"))[:PER_LABEL] for name in names]
-    points = vectors([row.question for rows in chosen for row in rows]).T
-    edges = np.cumsum([0, *(len(rows) for rows in chosen)])
-    found = np.zeros((len(texts), len(names)), dtype=np.float32)
-    for start in range(0, len(texts), CHUNK):
-        near = vectors(texts[start : start + CHUNK]) @ points
-        for i, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
-            found[start : start + CHUNK, i] = np.partition(near[:, left:right], -NEAREST, axis=1)[:, -NEAREST:].mean(axis=1)
-    return names, found
+    names = sorted(name for name, rows in by_label.items() if len(rows) >= least)
+    if len(names) < 2:
+        return [], np.zeros((len(texts), 0))
+    chosen = [row for name in names for row in sorted(by_label[name], key=lambda row: unit_hash(row.id, "human"))[:PER_LABEL]]
+    model = LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced")
+    model.fit(vectors([row.question for row in chosen]), [row.answer for row in chosen])
+    found = [model.predict_proba(vectors(texts[at : at + CHUNK])) for at in range(0, len(texts), CHUNK)]
+    return [str(name) for name in model.classes_], np.maximum(np.concatenate(found), SMALLEST)
 
 
 # --- groups
@@ -134,16 +133,16 @@ def _groups(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iter
     users = _codes([case.user for case in cases])
     for members, n, off in _standing_out(users, evidence, rules):
         who = _shown(cases[members[0]].user)
-        yield members, f"user {who}: {off} of {n} different corrections disagree with the nearest human rows"
+        yield members, f"user {who}: {off} of {n} different corrections disagree with the human rows around them"
     sources = _codes([case.source for case in cases])
     for members, n, off in _standing_out(sources, evidence, rules):
         where = cases[members[0]].source
-        yield members, f"source {where}: {off} of {n} different corrections disagree with the nearest human rows"
+        yield members, f"source {where}: {off} of {n} different corrections disagree with the human rows around them"
     yield from _copied(cases, evidence, rules)
     yield from _phrases(cases, evidence, rules)
     for keys, words in _answers(cases):
         for members, n, off in _standing_out(_codes(keys), evidence, rules):
-            against = members[np.nan_to_num(evidence.gap[members]) > 0]
+            against = members[np.nan_to_num(evidence.odds[members]) > 1]
             first, people = cases[members[0]], _people(cases, against)
             yield against, words.format(n=n, off=off, people=people, answer=first.answer, response=first.response)
 
@@ -151,7 +150,7 @@ def _groups(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iter
 def _answers(cases: Sequence[Case]) -> list[tuple[list[Any], str]]:
     """Ways to group by what is claimed; of these groups only the rows that disagree are suspect."""
     hour = [int(case.at.timestamp() // BURST_SECONDS) if case.at else None for case in cases]
-    rest = "{off} of {n} disagree with the nearest human rows ({people})"
+    rest = "{off} of {n} disagree with the human rows around them ({people})"
     return [
         ([(c.response, c.answer) if c.response else None for c in cases], "answered {response}, corrected to {answer}: " + rest),
         ([c.answer for c in cases], "corrected to {answer}: " + rest),
@@ -168,7 +167,7 @@ def _codes(keys: Sequence[Any]) -> Any:
 
 def _standing_out(codes: Any, evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, int, int]]:
     """(members, texts, those that disagree) of the groups in which too many disagree; near copies count as one text."""
-    judged = (codes >= 0) & ~np.isnan(evidence.gap)
+    judged = (codes >= 0) & ~np.isnan(evidence.odds)
     if not judged.any():
         return
     pairs, inverse = np.unique(np.stack([codes[judged], evidence.copy[judged]]), axis=1, return_inverse=True)
@@ -189,15 +188,18 @@ def too_many(off: Any, n: Any, rules: Poisoning) -> Any:
 
 
 def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
-    """Many near copies of one message with one answer that disagrees: one hand, however many names."""
-    codes = _codes([(copy, case.answer) for copy, case in zip(evidence.copy, cases, strict=True)])
-    counts = np.bincount(codes)
-    off = np.bincount(codes, weights=evidence.disagrees)
-    for code in np.flatnonzero((counts >= rules.min_rows) & (off >= rules.share * counts)):
-        members = np.flatnonzero(codes == code)
-        says = Counter(evidence.nearest[i] for i in members).most_common(1)[0][0]
-        answer, people = cases[members[0]].answer, _people(cases, members)
-        yield members, f"{len(members)} near copies ({people}) corrected to {answer}: the nearest human rows say {says}"
+    """Near copies of a few messages with one answer that the human rows do not bear out: one hand, however many names."""
+    answers = _codes([case.answer for case in cases])
+    codes = _codes(list(zip(evidence.copy, answers, strict=True)))
+    counts, doubted = np.bincount(codes), np.bincount(codes, weights=np.nan_to_num(evidence.odds) > 1)
+    pooled = ((counts >= COPIES) & (doubted > counts / 2))[codes]
+    n = np.bincount(answers[pooled])
+    off = np.bincount(answers[pooled], weights=evidence.disagrees[pooled])
+    for code in np.flatnonzero((n >= rules.min_rows) & (off >= rules.share * n)):
+        members = np.flatnonzero(pooled & (answers == code))
+        messages, people = len(np.unique(evidence.copy[members])), _people(cases, members)
+        what = f"near copies of {_count(messages, 'message')} ({people}) corrected to {cases[members[0]].answer}"
+        yield members, f"{what}: {int(off[code])} of {n[code]} disagree with the human rows around them"
 
 
 def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
@@ -217,14 +219,14 @@ def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Ite
     found = fitted.transform(texts).tocsc()
     phrases = fitted.get_feature_names_out()
     answers = _codes([case.answer for case in cases])
-    judged = ~np.isnan(evidence.gap)
+    judged = ~np.isnan(evidence.odds)
     groups = [_one_answer(found.indices[found.indptr[j] : found.indptr[j + 1]], answers) for j in range(len(phrases))]
     n = np.array([len(np.unique(evidence.copy[g[judged[g]]])) for g in groups])
     off = np.array([len(np.unique(evidence.copy[g[evidence.disagrees[g]]])) for g in groups])
     out = np.flatnonzero(too_many(off, n, rules))
     for j in sorted(out, key=lambda j: (-len(phrases[j].split()), -len(groups[j]))):
         what = f'the words "{phrases[j]}" go with {cases[groups[j][0]].answer} alone'
-        yield groups[j], f"{what}: {off[j]} of {n[j]} disagree with the nearest human rows ({_people(cases, groups[j])})"
+        yield groups[j], f"{what}: {off[j]} of {n[j]} disagree with the human rows around them ({_people(cases, groups[j])})"
 
 
 def _one_answer(rows: Any, answers: Any) -> Any:
@@ -236,9 +238,9 @@ def _one_answer(rows: Any, answers: Any) -> Any:
 
 def _alone(cases: Sequence[Case], evidence: Evidence, rules: Poisoning, found: Mapping[str, str]) -> dict[str, str]:
     """Single rows that disagree as hardly any honest one does."""
-    alone = np.flatnonzero(np.nan_to_num(evidence.gap) > rules.row_gap)
+    alone = np.flatnonzero(np.nan_to_num(evidence.odds) > rules.row_odds)
     return {
-        cases[i].request_id: f"corrected to {cases[i].answer}: the nearest human rows say {evidence.nearest[i]}, by far"
+        cases[i].request_id: f"corrected to {cases[i].answer}: the human rows around them say {evidence.likeliest[i]}, by far"
         for i in alone
         if cases[i].request_id not in found
     }
@@ -277,6 +279,10 @@ def _capped(cases: Sequence[Case], rules: Poisoning, taken: Taken, window_hours:
 def _people(cases: Sequence[Case], members: Any) -> str:
     users = {cases[i].user for i in members} - {None}
     return f"{len(members)} rows, {len(users)} users" if users else f"{len(members)} rows, no user ids"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _shown(user: str | None) -> str:
