@@ -4,19 +4,26 @@ A request is drawn by the hash of its id before any feedback is read; a drawn ro
 """
 
 import hashlib
+import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from monitoring import quality
 from retrain.answers import Schema, misfit, right
+from retrain.poisoning import Case
 from retrain.records import Example, Origin, Quarantined
 
 if TYPE_CHECKING:
     from monitoring.sources import Rows
 
 DRAW = "audit:"
-NEEDED = ("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label")
+NEEDED = (
+    *("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"),
+    *("timestamp", "feedback_at", "metadata"),
+)
+Doubt = Callable[[Sequence[Case]], dict[str, str]]  # corrections -> request id -> why it is suspected
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,16 @@ def _drawn(rows: Any, rate: float) -> Any:
 
 def failure_cases(
     rows: "Rows", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str,
-    schema: Schema | None = None,
+    schema: Schema | None = None, doubt: Doubt | None = None, source: str | None = None,
 ) -> Collection:  # fmt: skip
     """Rows with a correction or negative feedback that are not drawn: chosen in the engine, only they are fetched.
 
     `labels` is empty for a generation task: every answer can train that fits `schema`, its output schema if it has one; a
     correction that is blank to the eye or does not fit is quarantined. `seen` holds (request id, label) of earlier files;
-    `collected` is the stamp that the origins carry. A correction equal to the response is no failure.
+    `collected` is the stamp that the origins carry. A correction equal to the response is no failure. What `doubt` suspects
+    is quarantined before anything is merged; `source` is the field of the metadata that it is told (metadata.<field>).
     """
-    waiting, examples, bad = 0, [], []
+    waiting, examples, bad, cases = 0, [], [], []
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, audit_rate))
     for row in _records(failed):
         correction = _text(row.get("correction"))
@@ -71,8 +79,16 @@ def failure_cases(
         if why:
             bad.append(Quarantined(request_id=row["request_id"], kind="form", reason=why))
             continue
-        examples.append(_example(row, correction, "failure", collected))
-    agreed, quarantined = _without_conflicts(_merge(examples))
+        examples.append(_example(row, correction, "failure", collected, _source(row.get("metadata"), source)))
+        cases.append(_case(row, examples[-1]))
+    suspected = doubt(cases) if doubt else {}
+    agreed, quarantined = _without_conflicts(_merge([row for row in examples if row.origins[0].request_id not in suspected]))
+    bad += [
+        Quarantined(
+            request_id=row.origins[0].request_id, kind="poisoning", reason=suspected[row.origins[0].request_id], example=row
+        )
+        for row in _merge([row for row in examples if row.origins[0].request_id in suspected])
+    ]
     known = [row for row in agreed if not labels or row.answer in labels]
     held = [row for row in agreed if labels and row.answer not in labels]
     return Collection(known, held, _new_labels(held), waiting, bad + quarantined)
@@ -105,10 +121,31 @@ def _text(value: Any) -> str | None:
     return text or None
 
 
-def _example(row: dict[str, Any], answer: str, source: Any, collected: str | None) -> Example:
-    origin = Origin(request_id=row["request_id"], user=row.get("user_id"), collected=collected)
+def _example(row: dict[str, Any], answer: str, source: Any, collected: str | None, where: str | None = None) -> Example:
+    origin = Origin(request_id=row["request_id"], user=row.get("user_id"), source=where, collected=collected)
     label_source: Any = "correction" if source == "failure" else "human"
     return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,))
+
+
+def _case(row: dict[str, Any], example: Example) -> Case:
+    """The correction as the rules against poisoning see it; it was given at feedback_at."""
+    (origin,) = example.origins
+    at = row.get("feedback_at") or row.get("timestamp")
+    response = _text(row.get("response"))
+    return Case(origin.request_id, example.question, example.answer, response, origin.user, origin.source, at)
+
+
+def _source(metadata: Any, field: str | None) -> str | None:
+    """The value of metadata.<field>, as text; None where there is none."""
+    if field is None or not isinstance(metadata, str):
+        return None
+    try:
+        value = json.loads(metadata)
+    except ValueError:
+        return None
+    for key in field.split(".")[1:]:
+        value = value.get(key) if isinstance(value, dict) else None
+    return str(value) if isinstance(value, str | int | float | bool) else None
 
 
 def _merge(rows: list[Example]) -> list[Example]:

@@ -76,6 +76,7 @@ class WindowRecord(Record):
     reasons: list[str]
     new_labels: dict[str, int] = {}  # rows since the last retraining whose correction the adapter does not list
     new_failures: int = 0
+    suspected: int = 0  # corrections since the last retraining that look like an attack: they are no failures
     unread_audit: int = 0
     facts: Facts | None = None  # with these and `policy` the decision can be made again
     policy: dict[str, Any] = {}
@@ -90,7 +91,10 @@ class TriggerDecision(BaseModel):
 
 def measured_again(first: WindowRecord, again: WindowRecord) -> WindowRecord:
     """A second measurement, with late rows or labels: what was decided on the first stands, later decisions see the second."""
-    decided = ("version", "fire", "purpose", "reasons", "new_labels", "new_failures", "unread_audit", "facts", "policy")
+    decided = (
+        *("version", "fire", "purpose", "reasons", "new_labels", "new_failures", "suspected", "unread_audit", "facts"),
+        "policy",
+    )
     return again.model_copy(update={"remeasured": True, **{name: getattr(first, name) for name in decided}})
 
 

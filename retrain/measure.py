@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ibis
+
 from monitoring import drift, judge, quality, trigger
-from monitoring.sources import LogTable, Rows, open_logs
+from monitoring.sources import TYPES, LogTable, Rows, open_logs
 from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
 from retrain.answers import Schema, schema_in
@@ -219,8 +221,13 @@ def window_of(record: trigger.WindowRecord) -> Window:
     return Window(from_stamp(record.start), from_stamp(record.end))
 
 
-def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False) -> Measured:
-    """Measure a window. `late`: rows that came to earlier windows after those were measured."""
+def measure(
+    site: Site, window: Window, *, late: int = 0, backfill: bool = False, unbelieved: frozenset[str] = frozenset()
+) -> Measured:
+    """Measure a window. `late`: rows that came to earlier windows after those were measured.
+
+    unbelieved: requests whose corrections look like an attack; their feedback counts neither for nor against the champion.
+    """
     params, spec = site.params, site.params.adapter(site.adapter)
     rows, outputs = site.logs.rows(window), site.outputs(window)
     then = site.same_time(window)
@@ -242,7 +249,7 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         sample, rows=found.rows, min_rows=params.drift.min_rows, missing=missing, most=params.drift.missing_max, docs=docs
     )
     now = quality.measure(
-        rows,
+        _believed(rows, unbelieved),
         known_before=window.end + site.lag,
         now=site.now,
         labels=site.labels if spec.task == "classification" else (),
@@ -292,6 +299,15 @@ def measure(site: Site, window: Window, *, late: int = 0, backfill: bool = False
         reasons=[],
     )
     return Measured(record, _metrics(record, now), report)
+
+
+def _believed(rows: Rows, unbelieved: frozenset[str]) -> Rows:
+    """The same rows, without the feedback of those requests."""
+    if not unbelieved:
+        return rows
+    table = rows.expr
+    feedback = table.request_id.isin(sorted(unbelieved)).ifelse(ibis.null(TYPES["feedback"]), table.feedback)
+    return Rows(table.mutate(feedback=feedback), rows.engine)
 
 
 def _metrics(record: trigger.WindowRecord, now: quality.Quality) -> dict[str, Any]:

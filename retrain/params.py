@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 
 from retrain.errors import ParamsError
 from retrain.overrides import apply, merge, nearest
+from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.sections import Judge, Section
 
@@ -168,29 +169,6 @@ class Quality(Section):
     lag_hours: Annotated[float, Field(ge=0)]
     slices: tuple[Literal["response", "model_version"], ...]
     judge: Judge | None = None
-
-
-class Poisoning(Section):
-    """What a correction must not look like, see retrain/poisoning.py; caps count rows, null is no cap."""
-
-    door: bool
-    user_window: Positive | None
-    user_total: Positive | None
-    source: str | None
-    source_window: Positive | None
-    source_total: Positive | None
-    min_rows: Annotated[int, Field(ge=3)]
-    odds: Annotated[float, Field(gt=1)]
-    row_odds: Annotated[float, Field(gt=1)]
-    share: Share
-    expected: Annotated[float, Field(gt=0, lt=1)]
-    level: Annotated[float, Field(gt=0, lt=0.5)]
-
-    @model_validator(mode="after")
-    def _source_is_a_field(self) -> Self:
-        if self.source is not None and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", self.source):
-            raise ValueError(f"source is {self.source!r}, must be metadata.<field>, or null where the logs tell no source")
-        return self
 
 
 class Failures(Section):

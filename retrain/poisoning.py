@@ -1,8 +1,9 @@
 """PURE: which corrections look like an attack rather than like users, and why.
 
-A correction is held against the human rows around it: it *disagrees* where they make another label several times as likely. Honest corrections do so now and then, for they are of the messages that are hard; so nothing but the extreme is held against a
-single row. What tells an attack is a group (a user, a source, near copies, a burst, a phrase, one answer) in which most rows
-disagree. A label that few human rows have yet cannot be disagreed with: what is new is not suspect.
+A correction is held against the human rows around it: it *disagrees* where they make another label several times as likely.
+Honest corrections do so now and then, for they are of the messages that are hard; so nothing but the extreme is held against
+a single row. What tells an attack is a group (a user, a source, near copies, a burst, a phrase, one answer) in which most
+rows disagree. A label that few human rows have yet cannot be disagreed with: what is new is not suspect.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from retrain.copies import clusters
-from retrain.params import Poisoning
+from retrain.poisoning_rules import Poisoning
 from retrain.records import Example, text_digest, unit_hash
 from retrain.text import normalise, vectors
 
@@ -49,7 +50,8 @@ class Taken:
 
     @classmethod
     def of(cls, earlier: Sequence[Example]) -> "Taken":
-        return cls(Counter(origin.user for row in earlier for origin in row.origins if origin.user))
+        origins = [origin for row in earlier for origin in row.origins]
+        return cls(Counter(o.user for o in origins if o.user), Counter(o.source for o in origins if o.source))
 
 
 def suspects(
@@ -151,8 +153,9 @@ def _answers(cases: Sequence[Case]) -> list[tuple[list[Any], str]]:
     """Ways to group by what is claimed; of these groups only the rows that disagree are suspect."""
     hour = [int(case.at.timestamp() // BURST_SECONDS) if case.at else None for case in cases]
     rest = "{off} of {n} disagree with the human rows around them ({people})"
+    pairs = [(c.response, c.answer) if c.response else None for c in cases]
     return [
-        ([(c.response, c.answer) if c.response else None for c in cases], "answered {response}, corrected to {answer}: " + rest),
+        (pairs, "answered {response}, corrected to {answer}: " + rest),
         ([c.answer for c in cases], "corrected to {answer}: " + rest),
         ([(h, c.answer) if h is not None else None for h, c in zip(hour, cases, strict=True)],
          "corrected to {answer} within one hour: " + rest),
@@ -224,8 +227,8 @@ def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Ite
     n = np.array([len(np.unique(evidence.copy[g[judged[g]]])) for g in groups])
     off = np.array([len(np.unique(evidence.copy[g[evidence.disagrees[g]]])) for g in groups])
     out = np.flatnonzero(too_many(off, n, rules))
-    for j in sorted(out, key=lambda j: (-len(phrases[j].split()), -len(groups[j]))):
-        what = f'the words "{phrases[j]}" go with {cases[groups[j][0]].answer} alone'
+    for j in sorted(map(int, out), key=lambda j: (-len(phrases[j].split()), -len(groups[j]))):
+        what = f'the words "{phrases[j]}" go with {cases[int(groups[j][0])].answer} alone'
         yield groups[j], f"{what}: {off[j]} of {n[j]} disagree with the human rows around them ({_people(cases, groups[j])})"
 
 
@@ -240,8 +243,8 @@ def _alone(cases: Sequence[Case], evidence: Evidence, rules: Poisoning, found: M
     """Single rows that disagree as hardly any honest one does."""
     alone = np.flatnonzero(np.nan_to_num(evidence.odds) > rules.row_odds)
     return {
-        cases[i].request_id: f"corrected to {cases[i].answer}: the human rows around them say {evidence.likeliest[i]}, by far"
-        for i in alone
+        cases[i].request_id: f"corrected to {cases[i].answer}: the human rows around it say {evidence.likeliest[i]}, by far"
+        for i in map(int, alone)
         if cases[i].request_id not in found
     }
 
@@ -253,26 +256,24 @@ def _capped(cases: Sequence[Case], rules: Poisoning, taken: Taken, window_hours:
     """What is more than one user or one source may bring, in one window and in all; which rows stay is chosen by hash."""
     found: dict[str, str] = {}
     ordered = sorted(cases, key=lambda case: unit_hash(case.request_id, "cap"))
-    limits = [
+    for kind, window, total, before in (
         ("user", rules.user_window, rules.user_total, taken.users),
         ("source", rules.source_window, rules.source_total, taken.sources),
-    ]
-    for kind, window, total, before in limits:
-        all_, within = Counter(dict(before)), Counter[Any]()
+    ):
+        counts: Counter[Any] = Counter({("all", who): n for who, n in before.items()})
         for case in ordered:
             who = case.user if kind == "user" else case.source
             if who is None or case.request_id in found:
                 continue
-            when = (who, int(case.at.timestamp() // (3600 * window_hours)) if case.at else None)
-            for count, key, most, where in ((within, when, window, "a window"), (all_, who, total, "all")):
-                if count[key] >= most:
-                    name = _shown(who) if kind == "user" else who
-                    limit = f"failures.poisoning.{kind}_{'total' if where == 'all' else 'window'}"
-                    found[case.request_id] = f"{kind} {name}: more than {most} corrections in {where} ({limit})"
-                    break
+            day = int(case.at.timestamp() // (3600 * window_hours)) if case.at else None
+            limits = [(window, (day, who), "in one window", "window"), (total, ("all", who), "in all", "total")]
+            over = next((limit for limit in limits if limit[0] is not None and counts[limit[1]] >= limit[0]), None)
+            if over:
+                name = _shown(who) if kind == "user" else who
+                rule = f"failures.poisoning.{kind}_{over[3]}"
+                found[case.request_id] = f"{kind} {name}: more than {over[0]} corrections {over[2]} ({rule})"
             else:
-                within[when] += 1
-                all_[who] += 1
+                counts.update(limit[1] for limit in limits)
     return found
 
 

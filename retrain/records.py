@@ -57,6 +57,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     request_id: str
     user: str | None = None
+    source: str | None = None  # where the request came from, if params failures.poisoning.source says where that stands
     collected: str | None = None
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import failures, trigger
-from monitoring.sources import open_logs
+from monitoring.sources import Rows, open_logs
 from monitoring.windows import Window
 from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine
 from retrain.answers import schema_of
+from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
@@ -63,19 +64,23 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
             f"note: params.yaml here is not that of {public(workspace.remote)}, by which windows are measured: push or pull it"
         )
     site.registry.close_stale(adapter)
+    fresh, collection = _failures(site, window)
+    doubted = [row for row in collection.quarantined if row.kind == "poisoning"]
+    unbelieved = frozenset(origin.request_id for row in doubted if row.example for origin in row.example.origins)
     again = site.again(window)
     for record, _ in again:
-        second = measure(site, window_of(record))
+        second = measure(site, window_of(record), unbelieved=unbelieved)
         _log(site, trigger.measured_again(record, second.record), second)
     if again:
         site = Site.open(workspace, adapter)
     late = sum(rows for _, rows in again)
-    made = measure(site, window, late=late, backfill=backfill)
-    facts, collection = _facts(site, window, asked)
+    made = measure(site, window, late=late, backfill=backfill, unbelieved=unbelieved)
+    facts = _facts(site, window, asked, fresh, collection)
     record = made.record.model_copy(
         update={
             "new_labels": {label: rows for label, (rows, _) in collection.new_labels.items()},
             "new_failures": facts.new_failures,
+            "suspected": len(unbelieved),
             "unread_audit": facts.unread_audit,
             "facts": facts,
             "policy": site.params.trigger.model_dump(mode="json"),
@@ -85,6 +90,7 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
     reasons = [
         *decision.reasons,
         *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
+        *why_not_believed(doubted),
         *(f"what changed: {change['words']}" for change in record.changed if record.violations),
         *(f"data check: {line}" for line in record.data_checks),
     ]
@@ -101,17 +107,29 @@ def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
     site.registry.log_window(site.adapter, record.as_dict(), metrics, [made.report] if made.report.exists() else [])
 
 
-def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, failures.Collection]:
-    """What a decision rests on besides the windows, and the failure cases since the last retraining."""
+def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
+    """What became known since the last retraining, and the failure cases in it; what is suspected counts as none."""
+    attempts, at = site.state.attempts, stamp(window.end)
+    fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
+    door = None
+    if fresh.where(lambda t: t.correction.notnull()).count():
+        with site.workspace.clone(f"door-{site.adapter}") as clone:
+            door = Door.of(clone, site.adapter, before=at)
+    collection = failures.failure_cases(
+        fresh, audit_rate=site.params.failures.audit_rate, labels=site.labels, seen=set(), collected=at, schema=site.schema,
+        doubt=door, source=door.source if door else None,
+    )  # fmt: skip
+    return fresh, collection
+
+
+def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: failures.Collection) -> trigger.Facts:
+    """What a decision rests on besides the windows."""
     params, attempts = site.params, site.state.attempts
     rate = params.failures.audit_rate
     since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
-    fresh = site.logs.known(window.end, from_stamp(since) if since else None)
     unread = fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
-    schema, at = site.schema, stamp(window.end)
-    collection = failures.failure_cases(fresh, audit_rate=rate, labels=site.labels, seen=set(), collected=at, schema=schema)
     runs = site.registry.training_runs(site.adapter, KEPT)
-    facts = trigger.Facts(
+    return trigger.Facts(
         at=site.now,
         champion=site.version,
         trained=site.attempt.end if site.attempt else None,
@@ -119,13 +137,12 @@ def _facts(site: Site, window: Window, asked: bool) -> tuple[trigger.Facts, fail
         newest=site.past[-1].end if site.past else None,
         new_failures=len(collection.examples) + len(collection.held),
         unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
-        audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=schema),
+        audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=site.schema),
         cost=policies.cost([(run.start, run.end) for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,
         bar=trigger.bar(params),
     )
-    return facts, collection
 
 
 def pending(workspace: Workspace, adapter: str, window: Window) -> list[Window]:
@@ -200,9 +217,12 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         spec = params.adapter(adapter)
         labels, schema = spec.labels, schema_of(clone.root, spec)
         rate = params.failures.audit_rate
-        made = failures.failure_cases(known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema)
-        released = ledger.released(ledger.read(clone.root, adapter))
+        door = Door.of(clone, adapter, before=at)
+        made = failures.failure_cases(
+            known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door, source=door.source
+        )
         earlier_out = quarantine.pull(clone, adapter)
+        released = door.let_through(earlier_out)
         taken = [*made.examples, *made.held]
         settled = quarantine.settle(taken, made.quarantined, earlier=earlier_out, released=released, seen=seen)
         rows, new = settled.rows, settled.new

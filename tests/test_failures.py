@@ -32,7 +32,7 @@ def test_a_correction_becomes_an_example_that_knows_where_it_came_from() -> None
     assert (example.question, example.answer) == ("where is my money", "refund_status")
     assert (example.source, example.label_source) == ("failure", "correction")
     origin = {"request_id": "r1", "user": "user of r1", "collected": "2026-03-02T00-00-00Z"}
-    assert [one.model_dump() for one in example.origins] == [origin]
+    assert [one.model_dump(exclude_none=True) for one in example.origins] == [origin]
 
 
 def test_feedback_alone_waits_and_praise_or_silence_is_no_failure() -> None:

@@ -1,0 +1,67 @@
+"""What stands between corrections and the dataset: the rules of poisoning.py with what a workspace knows already."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retrain import ledger
+from retrain.params import Params, load
+from retrain.poisoning import Case, Taken, suspects
+from retrain.records import Example, Quarantined, content_id, read_examples, unit_hash
+from retrain.workspace import Clone
+
+REASONS = 3  # for which corrections are not believed that are told in full
+
+
+@dataclass(frozen=True)
+class Door:
+    """Called with corrections it says which are suspected, and why; what a person has released is suspected no more."""
+
+    params: Params
+    labels: tuple[str, ...]
+    human: list[Example]
+    taken: Taken
+    released: frozenset[str]  # ids of examples
+
+    @classmethod
+    def of(cls, clone: Clone, adapter: str, *, before: str) -> "Door":
+        """As the remote has it: its rules, its human rows that train, and collections with a stamp below `before`."""
+        params = load(clone.root).of(adapter)
+        clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"data/failures/{adapter}.dvc"])
+        seed = read_examples(clone.root / "data" / "seed" / f"{adapter}.jsonl")
+        share = params.prepare.retained_share
+        learned = [row for row in seed if unit_hash(row.split_key, "retained") >= share]  # what judges has no say here
+        files = sorted((clone.root / "data" / "failures" / adapter).glob("*.jsonl"))
+        earlier = [row for path in files if path.stem < before for row in read_examples(path)]
+        released = frozenset(ledger.released(ledger.read(clone.root, adapter)))
+        return cls(params, params.adapter(adapter).labels, [*learned, *earlier], Taken.of(earlier), released)
+
+    @property
+    def source(self) -> str | None:
+        """The field of the metadata that tells where a request came from."""
+        return self.params.failures.poisoning.source
+
+    def __call__(self, cases: Sequence[Case]) -> dict[str, str]:
+        rules, hours = self.params.failures.poisoning, self.params.window.hours
+        found = suspects(cases, human=self.human, labels=self.labels, rules=rules, taken=self.taken, window_hours=hours)
+        ids = {case.request_id: content_id([("user", case.question), ("assistant", case.answer)]) for case in cases}
+        return {request: why for request, why in found.items() if ids[request] not in self.released}
+
+    def let_through(self, earlier: Sequence[Quarantined]) -> set[str]:
+        """Ids in quarantine that a person released, and while the door is off all that were only suspected."""
+        off = not self.params.failures.poisoning.door
+        return {*self.released, *(row.id for row in earlier if off and row.kind == "poisoning")}
+
+
+def why_not_believed(doubted: Sequence[Quarantined]) -> list[str]:
+    """The commonest reasons for which corrections were not believed, with their rows."""
+    rows = Counter[str]()
+    for row in doubted:
+        rows[row.reason] += len(row.example.origins) if row.example else 1
+    lines = [f"not believed, {_rows(n)}: {why}" for why, n in rows.most_common(REASONS)]
+    more = sum(n for _, n in rows.most_common()[REASONS:])
+    return [*lines, *([f"not believed, {_rows(more)}: for {len(rows) - REASONS} more reasons"] if more else [])]
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
