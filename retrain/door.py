@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retrain import ledger
+from retrain import ledger, quarantine
 from retrain.params import Params, load
 from retrain.poisoning import Case, Taken, suspects
 from retrain.records import Example, Quarantined, content_id, read_examples, unit_hash
@@ -22,6 +22,7 @@ class Door:
     human: list[Example]
     taken: Taken
     released: frozenset[str]  # ids of examples
+    held: dict[str, str]  # id of an example in quarantine -> why
 
     @classmethod
     def of(cls, clone: Clone, adapter: str, *, before: str) -> "Door":
@@ -34,7 +35,8 @@ class Door:
         files = sorted((clone.root / "data" / "failures" / adapter).glob("*.jsonl"))
         earlier = [row for path in files if path.stem < before for row in read_examples(path)]
         released = frozenset(ledger.released(ledger.read(clone.root, adapter)))
-        return cls(params, params.adapter(adapter).labels, [*learned, *earlier], Taken.of(earlier), released)
+        held = {row.id: row.reason for row in reversed(quarantine.pull(clone, adapter)) if row.kind == "poisoning"}
+        return cls(params, params.adapter(adapter).labels, [*learned, *earlier], Taken.of(earlier), released, held)
 
     @property
     def source(self) -> str | None:
@@ -43,8 +45,11 @@ class Door:
 
     def __call__(self, cases: Sequence[Case]) -> dict[str, str]:
         rules, hours = self.params.failures.poisoning, self.params.window.hours
-        found = suspects(cases, human=self.human, labels=self.labels, rules=rules, taken=self.taken, window_hours=hours)
         ids = {case.request_id: content_id([("user", case.question), ("assistant", case.answer)]) for case in cases}
+        held = {request: self.held[row] for request, row in ids.items() if row in self.held}
+        found = suspects(
+            cases, human=self.human, labels=self.labels, rules=rules, window_hours=hours, taken=self.taken, held=held
+        )
         return {request: why for request, why in found.items() if ids[request] not in self.released}
 
     def let_through(self, earlier: Sequence[Quarantined]) -> set[str]:

@@ -26,6 +26,7 @@ CHUNK = 4096  # texts asked about at a time
 BURST_SECONDS = 3600
 COPIES = 3  # of one message, before they count as near copies
 SAME_ANSWER = 0.9  # of the rows with a phrase
+DISAGREE = "disagree with the human rows around them"
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class Taken:
 
 
 def suspects(
-    cases: Sequence[Case], *, human: Sequence[Example], labels: Sequence[str], rules: Poisoning, taken: Taken | None = None,
-    window_hours: float,
+    cases: Sequence[Case], *, human: Sequence[Example], labels: Sequence[str], rules: Poisoning, window_hours: float,
+    taken: Taken | None = None, held: Mapping[str, str] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Request id -> why, in plain words, of the cases that should wait for a person; empty where rules.door is off.
 
     human: rows whose labels people gave before (seed and earlier corrections); those of the cases themselves do not count.
-    labels: of the task; without any (generation) no label can disagree, and only the caps hold.
+    labels: of the task; without any (generation) no label can disagree, and only the caps hold. held: what is in quarantine
+    already: it is evidence against what comes now, stays there for its first reason, and counts for no cap.
     """
     if not rules.door or not cases:
         return {}
@@ -70,9 +72,13 @@ def suspects(
     found: dict[str, str] = {}
     if labels:
         evidence = Evidence.of(cases, [row for row in told if row.answer in labels], rules)
-        for members, why in _groups(cases, evidence, rules):
-            found.update((cases[i].request_id, why) for i in members if cases[i].request_id not in found)
-        found.update(_alone(cases, evidence, rules, found))
+        for looks in ((_users, _sources), (_copied, _phrases, _corrected, _claimed, _hurried), (_alone,)):
+            left = [i for i, case in enumerate(cases) if case.request_id not in found]
+            rest, about = [cases[i] for i in left], evidence.of_rows(left)  # what is suspected is no evidence against others
+            for members, why in (group for look in looks for group in look(rest, about, rules)):
+                for i in members:
+                    found.setdefault(rest[i].request_id, why)
+    found.update({request: why for request, why in (held or {}).items() if request in own})
     return found | _capped([case for case in cases if case.request_id not in found], rules, taken or Taken(), window_hours)
 
 
@@ -83,7 +89,8 @@ def suspects(
 class Evidence:
     """Of each case: how many times likelier the human rows make the likeliest label than its own, that label, its near copies.
 
-    odds is 1 where the likeliest is its own, and NaN where its own has too few human rows to be judged.
+    odds is 1 where the likeliest is its own, and NaN where nothing can be told: its own has too few human rows, or no human row
+    is about anything like it.
     """
 
     odds: Any  # float (cases,)
@@ -91,26 +98,31 @@ class Evidence:
     copy: Any  # int (cases,): equal for near copies
     disagrees: Any  # bool (cases,)
 
+    def of_rows(self, rows: Sequence[int]) -> "Evidence":
+        return Evidence(self.odds[rows], [self.likeliest[i] for i in rows], self.copy[rows], self.disagrees[rows])
+
     @classmethod
     def of(cls, cases: Sequence[Case], human: Sequence[Example], rules: Poisoning) -> "Evidence":
         texts = list(dict.fromkeys(case.question for case in cases))
         at = {text: i for i, text in enumerate(texts)}
         rows = np.array([at[case.question] for case in cases])
         copy = clusters(texts)[rows]
-        names, p = likelihoods(texts, human, rules.min_rows)
+        names, p, near = likelihoods(texts, human, rules.min_rows)
         if not names:
             return cls(np.full(len(cases), np.nan), [""] * len(cases), copy, np.zeros(len(cases), bool))
         column = {name: i for i, name in enumerate(names)}
         own = np.array([column.get(case.answer, -1) for case in cases])
-        odds = np.where(own < 0, np.nan, p.max(axis=1)[rows] / p[rows, np.maximum(own, 0)])
+        told = (own >= 0) & (near >= rules.near)[rows]
+        odds = np.where(~told, np.nan, p.max(axis=1)[rows] / p[rows, np.maximum(own, 0)])
         return cls(odds, [names[i] for i in p.argmax(axis=1)[rows]], copy, np.nan_to_num(odds) > rules.odds)
 
 
-def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> tuple[list[str], Any]:
-    """(labels, probabilities (texts, labels) > 0) by a regression on the sentence vectors of the human rows around a text.
+def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> tuple[list[str], Any, Any]:
+    """(labels, probabilities (texts, labels) > 0, cosine of the nearest human row (texts,)) by a regression on the human rows.
 
-    It orders honest and false corrections better than the nearest rows themselves do (AUC 0.96 against 0.91 on the shipped
-    text, 0.99 on Banking77). Labels with fewer than `least` human rows are left out; with fewer than two nothing is told.
+    On sentence vectors it orders honest and false corrections better than the nearest rows themselves do (AUC 0.96 against
+    0.91 on the shipped text, 0.99 on Banking77). Labels with fewer than `least` human rows are left out; with fewer than two
+    labels nothing is told.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -119,47 +131,53 @@ def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> t
         by_label.setdefault(row.answer, []).append(row)
     names = sorted(name for name, rows in by_label.items() if len(rows) >= least)
     if len(names) < 2:
-        return [], np.zeros((len(texts), 0))
+        return [], np.zeros((len(texts), 0)), np.zeros(len(texts))
     chosen = [row for name in names for row in sorted(by_label[name], key=lambda row: unit_hash(row.id, "human"))[:PER_LABEL]]
-    model = LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced")
-    model.fit(vectors([row.question for row in chosen]), [row.answer for row in chosen])
-    found = [model.predict_proba(vectors(texts[at : at + CHUNK])) for at in range(0, len(texts), CHUNK)]
-    return [str(name) for name in model.classes_], np.maximum(np.concatenate(found), SMALLEST)
+    points = vectors([row.question for row in chosen])
+    model = LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced").fit(points, [row.answer for row in chosen])
+    found, near = [], []
+    for start in range(0, len(texts), CHUNK):
+        asked = vectors(texts[start : start + CHUNK])
+        found.append(model.predict_proba(asked))
+        near.append((asked @ points.T).max(axis=1))
+    return [str(name) for name in model.classes_], np.maximum(np.concatenate(found), SMALLEST), np.concatenate(near)
 
 
 # --- groups
 
 
-def _groups(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
-    """(indices, why) of each suspected group, the most telling first."""
-    users = _codes([case.user for case in cases])
-    for members, n, off in _standing_out(users, evidence, rules):
-        who = _shown(cases[members[0]].user)
-        yield members, f"user {who}: {off} of {n} different corrections disagree with the human rows around them"
-    sources = _codes([case.source for case in cases])
-    for members, n, off in _standing_out(sources, evidence, rules):
-        where = cases[members[0]].source
-        yield members, f"source {where}: {off} of {n} different corrections disagree with the human rows around them"
-    yield from _copied(cases, evidence, rules)
-    yield from _phrases(cases, evidence, rules)
-    for keys, words in _answers(cases):
-        for members, n, off in _standing_out(_codes(keys), evidence, rules):
-            against = members[np.nan_to_num(evidence.odds[members]) > 1]
-            first, people = cases[members[0]], _people(cases, against)
-            yield against, words.format(n=n, off=off, people=people, answer=first.answer, response=first.response)
+Found = Iterator[tuple[Any, str]]  # (indices, why) of each suspected group
 
 
-def _answers(cases: Sequence[Case]) -> list[tuple[list[Any], str]]:
-    """Ways to group by what is claimed; of these groups only the rows that disagree are suspect."""
-    hour = [int(case.at.timestamp() // BURST_SECONDS) if case.at else None for case in cases]
-    rest = "{off} of {n} disagree with the human rows around them ({people})"
-    pairs = [(c.response, c.answer) if c.response else None for c in cases]
-    return [
-        (pairs, "answered {response}, corrected to {answer}: " + rest),
-        ([c.answer for c in cases], "corrected to {answer}: " + rest),
-        ([(h, c.answer) if h is not None else None for h, c in zip(hour, cases, strict=True)],
-         "corrected to {answer} within one hour: " + rest),
-    ]  # fmt: skip
+def _users(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    for members, n, off in _standing_out([case.user for case in cases], evidence, rules):
+        yield members, f"user {_shown(cases[members[0]].user)}: {off} of {n} different corrections {DISAGREE}"
+
+
+def _sources(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    for members, n, off in _standing_out([case.source for case in cases], evidence, rules):
+        yield members, f"source {cases[members[0]].source}: {off} of {n} different corrections {DISAGREE}"
+
+
+def _corrected(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    """One answer of the champion that is corrected to one other; of what is claimed only rows that disagree are suspect."""
+    pairs = [(case.response, case.answer) if case.response else None for case in cases]
+    yield from _claims(pairs, "answered {0.response}, corrected to {0.answer}", cases, evidence, rules)
+
+
+def _claimed(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    yield from _claims([case.answer for case in cases], "corrected to {0.answer}", cases, evidence, rules)
+
+
+def _hurried(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    hours = [(int(case.at.timestamp() // BURST_SECONDS), case.answer) if case.at else None for case in cases]
+    yield from _claims(hours, "corrected to {0.answer} within one hour", cases, evidence, rules)
+
+
+def _claims(keys: Sequence[Any], words: str, cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
+    for members, n, off in _standing_out(keys, evidence, rules):
+        against = members[evidence.odds[members] != 1]
+        yield against, f"{words.format(cases[members[0]])}: {off} of {n} {DISAGREE} ({_people(cases, against)})"
 
 
 def _codes(keys: Sequence[Any]) -> Any:
@@ -168,8 +186,9 @@ def _codes(keys: Sequence[Any]) -> Any:
     return np.array([-1 if key is None else known.setdefault(key, len(known)) for key in keys])
 
 
-def _standing_out(codes: Any, evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, int, int]]:
+def _standing_out(keys: Sequence[Any], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, int, int]]:
     """(members, texts, those that disagree) of the groups in which too many disagree; near copies count as one text."""
+    codes = _codes(keys)
     judged = (codes >= 0) & ~np.isnan(evidence.odds)
     if not judged.any():
         return
@@ -190,7 +209,7 @@ def too_many(off: Any, n: Any, rules: Poisoning) -> Any:
     return tested & (off >= rules.share * n) & (p * max(int(tested.sum()), 1) < rules.level)
 
 
-def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
+def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
     """Near copies of a few messages with one answer that the human rows do not bear out: one hand, however many names."""
     answers = _codes([case.answer for case in cases])
     codes = _codes(list(zip(evidence.copy, answers, strict=True)))
@@ -199,13 +218,13 @@ def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iter
     n = np.bincount(answers[pooled])
     off = np.bincount(answers[pooled], weights=evidence.disagrees[pooled])
     for code in np.flatnonzero((n >= rules.min_rows) & (off >= rules.share * n)):
-        members = np.flatnonzero(pooled & (answers == code))
+        members = np.flatnonzero(pooled & (answers == code) & (evidence.odds != 1))
         messages, people = len(np.unique(evidence.copy[members])), _people(cases, members)
         what = f"near copies of {_count(messages, 'message')} ({people}) corrected to {cases[members[0]].answer}"
-        yield members, f"{what}: {int(off[code])} of {n[code]} disagree with the human rows around them"
+        yield members, f"{what}: {int(off[code])} of {n[code]} {DISAGREE}"
 
 
-def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Iterator[tuple[Any, str]]:
+def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
     """Words that go with one answer, whatever the message around them is about."""
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -229,7 +248,7 @@ def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Ite
     out = np.flatnonzero(too_many(off, n, rules))
     for j in sorted(map(int, out), key=lambda j: (-len(phrases[j].split()), -len(groups[j]))):
         what = f'the words "{phrases[j]}" go with {cases[int(groups[j][0])].answer} alone'
-        yield groups[j], f"{what}: {off[j]} of {n[j]} disagree with the human rows around them ({_people(cases, groups[j])})"
+        yield groups[j], f"{what}: {off[j]} of {n[j]} {DISAGREE} ({_people(cases, groups[j])})"
 
 
 def _one_answer(rows: Any, answers: Any) -> Any:
@@ -239,14 +258,10 @@ def _one_answer(rows: Any, answers: Any) -> Any:
     return rows[answers[rows] == most] if counts[most] >= SAME_ANSWER * len(rows) else rows[:0]
 
 
-def _alone(cases: Sequence[Case], evidence: Evidence, rules: Poisoning, found: Mapping[str, str]) -> dict[str, str]:
+def _alone(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
     """Single rows that disagree as hardly any honest one does."""
-    alone = np.flatnonzero(np.nan_to_num(evidence.odds) > rules.row_odds)
-    return {
-        cases[i].request_id: f"corrected to {cases[i].answer}: the human rows around it say {evidence.likeliest[i]}, by far"
-        for i in map(int, alone)
-        if cases[i].request_id not in found
-    }
+    for i in map(int, np.flatnonzero(np.nan_to_num(evidence.odds) > rules.row_odds)):
+        yield [i], f"corrected to {cases[i].answer}: the human rows around it say {evidence.likeliest[i]}, by far"
 
 
 # --- caps

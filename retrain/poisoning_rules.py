@@ -17,6 +17,7 @@ class Poisoning(BaseModel):
     source_window: Cap
     source_total: Cap
     min_rows: Annotated[int, Field(ge=3)]
+    near: Annotated[float, Field(ge=-1, le=1)]
     odds: Annotated[float, Field(gt=1)]
     row_odds: Annotated[float, Field(gt=1)]
     share: Annotated[float, Field(ge=0, le=1)]
