@@ -74,6 +74,8 @@ def suspects(
         evidence = Evidence.of(cases, [row for row in told if row.answer in labels], rules)
         for looks in ((_users, _sources), (_copied, _phrases, _corrected, _claimed, _hurried), (_alone,)):
             left = [i for i, case in enumerate(cases) if case.request_id not in found]
+            if not left:
+                break
             rest, about = [cases[i] for i in left], evidence.of_rows(left)  # what is suspected is no evidence against others
             for members, why in (group for look in looks for group in look(rest, about, rules)):
                 for i in members:

@@ -36,4 +36,5 @@ def vectors(texts: Sequence[str]) -> Any:
 
     if not texts:
         return np.zeros((0, 256), dtype=np.float32)
-    return np.nan_to_num(_wordllama().embed(list(texts), norm=True)).astype(np.float32)
+    clean = [text.encode("utf-8", "replace").decode() for text in texts]  # the tokenizer refuses a lone surrogate
+    return np.nan_to_num(_wordllama().embed(clean, norm=True)).astype(np.float32)

@@ -17,6 +17,8 @@ from retrain.errors import NothingToDo
 from retrain.records import Example, parse_time, read_folder, write_jsonl
 from retrain.workspace import Clone, Workspace
 
+pytestmark = pytest.mark.slow
+
 LABELS = sorted(TELLS.values())
 WRONG = {"order_status": "refund_status"}
 
