@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+LONGEST = 2000  # characters of a text that its vector is made of: a batch is padded to its longest, 1 MB took 8 GB
 _SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[^\w\s]+")
 
@@ -31,10 +32,10 @@ def _wordllama() -> Any:
 
 
 def vectors(texts: Sequence[str]) -> Any:
-    """Static sentence vectors, float32 array of shape (len(texts), 256), rows of length 1 (or 0 for no known word)."""
+    """Static sentence vectors of the texts' beginnings, float32 (texts, 256), rows of length 1 (0 for no known word)."""
     import numpy as np
 
     if not texts:
         return np.zeros((0, 256), dtype=np.float32)
-    clean = [text.encode("utf-8", "replace").decode() for text in texts]  # the tokenizer refuses a lone surrogate
+    clean = [text[:LONGEST].encode("utf-8", "replace").decode() for text in texts]  # the tokenizer refuses a lone surrogate
     return np.nan_to_num(_wordllama().embed(clean, norm=True)).astype(np.float32)
