@@ -8,17 +8,20 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from monitoring import quality
+from monitoring.selection import REVIEW, WHY, Selector, reasons_of
 from retrain.answers import Schema, misfit, right
 from retrain.poisoning import Case
-from retrain.records import Example, Origin, Quarantined
+from retrain.records import Example, Origin, Quarantined, merged
 
 if TYPE_CHECKING:
     from monitoring.sources import Rows
 
 DRAW = "audit:"
+USERS = Selector()  # what users said, and no rule of params
 NEEDED = (
     *("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"),
     *("timestamp", "feedback_at", "metadata"),
@@ -55,9 +58,18 @@ def _drawn(rows: Any, rate: float) -> Any:
     return md5(DRAW + rows.request_id) < _threshold(rate)
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """Requests that reviewers answered: their rows, and the answers that stand (two: reviewers disagree)."""
+
+    rows: "Rows"
+    answers: dict[str, tuple[str, ...]]
+
+
 def failure_cases(
     rows: "Rows", *, audit_rate: float, labels: tuple[str, ...], seen: set[tuple[str, str]], collected: str,
     schema: Schema | None = None, doubt: Doubt | None = None, source: str | None = None,
+    selector: Selector = USERS, reviewed: Reviewed | None = None,
 ) -> Collection:  # fmt: skip
     """Rows with a correction or negative feedback that are not drawn: chosen in the engine, only they are fetched.
 
@@ -65,10 +77,12 @@ def failure_cases(
     correction that is blank to the eye or does not fit is quarantined. `seen` holds (request id, label) of earlier files;
     `collected` is the stamp that the origins carry. A correction equal to the response is no failure. What `doubt` suspects
     is quarantined before anything is merged; `source` is the field of the metadata that it is told (metadata.<field>).
+    Each row keeps all the reasons that `selector` has for it. What reviewers answered is taken beside the corrections, and is
+    doubted by nobody; an answer of theirs that confirms the response is no failure either.
     """
     waiting, examples, bad, cases = 0, [], [], []
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, audit_rate))
-    for row in _records(failed):
+    for row in _records(selector.told(failed)):
         correction = _text(row.get("correction"))
         if correction is None:
             waiting += row.get("feedback") == -1
@@ -79,10 +93,15 @@ def failure_cases(
         if why:
             bad.append(Quarantined(request_id=row["request_id"], kind="form", reason=why))
             continue
-        examples.append(_example(row, correction, "failure", collected, _source(row.get("metadata"), source)))
+        where = _source(row.get("metadata"), source)
+        examples.append(_example(row, correction, "failure", collected, label_source="correction", where=where))
         cases.append(_case(row, examples[-1]))
     suspected = doubt(cases) if doubt else {}
-    agreed, quarantined = _without_conflicts(_merge([row for row in examples if row.origins[0].request_id not in suspected]))
+    said, disputed = _of_reviews(reviewed, audit_rate, selector, seen, collected) if reviewed else ([], [])
+    confirmed = {(row.origins[0].request_id, row.id) for row in said}
+    examples = [row for row in examples if (row.origins[0].request_id, row.id) not in confirmed]
+    believed = [row for row in examples if row.origins[0].request_id not in suspected]
+    agreed, quarantined = _without_conflicts(_merge([*believed, *said]))
     bad += [
         Quarantined(
             request_id=row.origins[0].request_id, kind="poisoning", reason=suspected[row.origins[0].request_id], example=row
@@ -91,14 +110,36 @@ def failure_cases(
     ]
     known = [row for row in agreed if not labels or row.answer in labels]
     held = [row for row in agreed if labels and row.answer not in labels]
-    return Collection(known, held, _new_labels(held), waiting, bad + quarantined)
+    return Collection(known, held, _new_labels(held), waiting, bad + disputed + quarantined)
+
+
+def _of_reviews(
+    reviewed: Reviewed, audit_rate: float, selector: Selector, seen: set[tuple[str, str]], collected: str
+) -> tuple[list[Example], list[Quarantined]]:  # fmt: skip
+    """(examples, those that contradict what was collected of the same request before)."""
+    before, fresh, disputed = dict(seen), [], []
+    for row in _records(selector.told(reviewed.rows.where(lambda t: ~_drawn(t, audit_rate)))):
+        request, response = row["request_id"], _text(row.get("response")) or ""
+        answers = reviewed.answers.get(request, ())
+        if not _text(row.get("prompt")) or [right(response, answer, selector.schema) for answer in answers] == [True]:
+            continue
+        for answer in answers:
+            if (request, answer) in seen:
+                continue
+            example = _example(row, answer, "failure", collected, label_source="human")
+            if request in before:
+                why = _two_answers({answer, before[request]}) + "; one of them was collected before"
+                disputed.append(Quarantined(request_id=request, kind="conflict", reason=why, example=example))
+            else:
+                fresh.append(example)
+    return fresh, disputed
 
 
 def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
     """Drawn rows that a person has labelled; equal rows merge and keep their origins."""
     judged = rows.where(lambda t: t.audit_label.notnull() & _drawn(t, audit_rate))
-    labelled = [(row, _text(row.get("audit_label"))) for row in _records(judged)]
-    return _merge([_example(row, label, "audit", None) for row, label in labelled if label and _text(row.get("prompt"))])
+    labelled = [(row, _text(row.get("audit_label"))) for row in _records(judged) if _text(row.get("prompt"))]
+    return _merge([_example(row, label, "audit", None, label_source="human") for row, label in labelled if label])
 
 
 def audit_wrong(rows: "Rows", *, audit_rate: float, schema: Schema | None = None) -> float | None:
@@ -110,9 +151,38 @@ def audit_wrong(rows: "Rows", *, audit_rate: float, schema: Schema | None = None
     return 1 - int(counted["right"].iloc[0]) / n if n else None
 
 
-def _records(rows: "Rows") -> list[dict[str, Any]]:
-    """Rows as dicts, missing values as None."""
-    kept = rows.frame(NEEDED).astype(object)
+@dataclass(frozen=True)
+class Waiting:
+    """A failure case that nobody has labelled: `reasons` are keys of selection.REASONS."""
+
+    request_id: str
+    timestamp: datetime
+    user: str | None
+    question: str
+    response: str
+    confidence: float | None
+    reasons: tuple[str, ...]
+
+
+def waiting(rows: "Rows", *, audit_rate: float, selector: Selector) -> list[Waiting]:
+    """Rows with a reason and without an answer given by a person, less those that are drawn: those with the most reasons
+    first, then the oldest."""
+    chosen = selector.chosen(rows.where(lambda t: (t.correction.fill_null("").strip() == "") & ~_drawn(t, audit_rate)))
+    found = [
+        Waiting(
+            row["request_id"], row["timestamp"], row["user_id"], row["prompt"], row["response"] or "", row["confidence"],
+            reasons_of(row),
+        )
+        for row in _records(chosen, (*NEEDED, "confidence"))
+        if _text(row["prompt"])
+    ]  # fmt: skip
+    return sorted(found, key=lambda row: (-len(row.reasons), row.timestamp, row.request_id))
+
+
+def _records(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> list[dict[str, Any]]:
+    """Rows as dicts, with their reasons where they have any, missing values as None."""
+    reasons = [name for name in rows.expr.columns if name.startswith(WHY)]
+    kept = rows.frame([*columns, *reasons]).astype(object)
     return [dict(row) for row in kept.where(kept.notna(), None).to_dict("records")]
 
 
@@ -121,10 +191,12 @@ def _text(value: Any) -> str | None:
     return text or None
 
 
-def _example(row: dict[str, Any], answer: str, source: Any, collected: str | None, where: str | None = None) -> Example:
+def _example(
+    row: dict[str, Any], answer: str, source: Any, collected: str | None, *, label_source: Any, where: str | None = None
+) -> Example:  # fmt: skip
     origin = Origin(request_id=row["request_id"], user=row.get("user_id"), source=where, collected=collected)
-    label_source: Any = "correction" if source == "failure" else "human"
-    return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,))
+    reasons = (*reasons_of(row), *((REVIEW,) if source == "failure" and label_source == "human" else ()))
+    return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,), reasons=reasons)
 
 
 def _case(row: dict[str, Any], example: Example) -> Case:
@@ -152,10 +224,7 @@ def _merge(rows: list[Example]) -> list[Example]:
     groups: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         groups[row.id].append(row)
-    return [
-        group[0].model_copy(update={"origins": tuple(origin for row in group for origin in row.origins)})
-        for _, group in sorted(groups.items())
-    ]
+    return [merged(group, tuple(origin for row in group for origin in row.origins)) for _, group in sorted(groups.items())]
 
 
 def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[Quarantined]]:

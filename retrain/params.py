@@ -173,6 +173,10 @@ class Quality(Section):
 
 class Failures(Section):
     audit_rate: Share
+    confidence_below: float | None
+    form: bool
+    where: Annotated[str, StringConstraints(min_length=1)] | None
+    review_days: Annotated[float, Field(gt=0)]
     poisoning: Poisoning
 
 

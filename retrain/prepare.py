@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrain import overlay, preflight
+from retrain import overlay, preflight, records
 from retrain import params as params_
 from retrain.answers import SCHEMA, Schema, misfit, schema_of
 from retrain.errors import DataError
@@ -78,7 +78,7 @@ def merge(rows: Iterable[Example]) -> list[Example]:
         known = merged.get(row.id)
         if known:
             origins = {origin.request_id: origin for origin in (*known.origins, *row.origins)}
-            merged[row.id] = known.model_copy(update={"origins": tuple(origins[key] for key in sorted(origins))})
+            merged[row.id] = records.merged([known, row], tuple(origins[key] for key in sorted(origins)))
         else:
             merged[row.id] = row
     return [merged[key] for key in sorted(merged)]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -70,6 +70,11 @@ class Example(Record):
     label_source: Literal["human", "correction", "synthetic"] = "human"
     origins: tuple[Origin, ...] = ()
     conversation: str | None = None
+    reasons: tuple[str, ...] = ()  # why it is a failure case: keys of monitoring.selection.REASONS
+
+    def as_dict(self) -> dict[str, Any]:
+        data = super().as_dict()
+        return data if self.reasons else {key: value for key, value in data.items() if key != "reasons"}
 
     @field_validator("messages")
     @classmethod
@@ -111,6 +116,12 @@ class Example(Record):
     def of(cls, question: str, answer: str, **fields: Any) -> "Example":
         """A single-turn example."""
         return cls(messages=(Message(role="user", content=question), Message(role="assistant", content=answer)), **fields)
+
+
+def merged(rows: Sequence[Example], origins: tuple[Origin, ...]) -> Example:
+    """Equal rows as one, with these origins and the reasons of all."""
+    reasons = tuple(dict.fromkeys(reason for row in rows for reason in row.reasons))
+    return rows[0].model_copy(update={"origins": origins, "reasons": reasons})
 
 
 Kind = Literal["conflict", "form", "personal_data", "poisoning"]  # why a row was kept out

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import failures, trigger
+from monitoring.selection import Selector
 from monitoring.sources import Rows, open_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine
+from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine, review
 from retrain.answers import schema_of
 from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
@@ -110,7 +111,8 @@ def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
 def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
     """What became known since the last retraining, and the failure cases in it; what is suspected counts as none."""
     attempts, at = site.state.attempts, stamp(window.end)
-    fresh = site.logs.known(window.end, from_stamp(attempts[-1].end) if attempts else None)
+    since = from_stamp(attempts[-1].end) if attempts else None
+    fresh = site.logs.known(window.end, since)
     door = None
     if fresh.where(lambda t: t.correction.notnull()).count():
         with site.workspace.clone(f"door-{site.adapter}") as clone:
@@ -118,6 +120,7 @@ def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
     collection = failures.failure_cases(
         fresh, audit_rate=site.params.failures.audit_rate, labels=site.labels, seen=set(), collected=at, schema=site.schema,
         doubt=door, source=door.source if door else None,
+        selector=Selector.of(site.params.failures, site.labels, site.schema), reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
     )  # fmt: skip
     return fresh, collection
 
@@ -211,7 +214,8 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
         params = load(clone.root).of(adapter)  # as the remote has it: the checkout may be behind
-        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
+        logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
+        known = logs.known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         spec = params.adapter(adapter)
@@ -219,8 +223,10 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         rate = params.failures.audit_rate
         door = Door.of(clone, adapter, before=at)
         made = failures.failure_cases(
-            known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door, source=door.source
-        )
+            known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door, source=door.source,
+            selector=Selector.of(params.failures, labels, schema),
+            reviewed=review.known(workspace, adapter, logs, end),
+        )  # fmt: skip
         earlier_out = quarantine.pull(clone, adapter)
         released = door.let_through(earlier_out)
         taken = [*made.examples, *made.held]

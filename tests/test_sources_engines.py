@@ -14,7 +14,8 @@ import pytest
 from stores import POSTGRES, postgres_schema, spark
 
 from monitoring import drift, quality, trigger
-from monitoring.failures import audited, drawn, failure_cases
+from monitoring.failures import audited, drawn, failure_cases, waiting
+from monitoring.selection import Selector
 from monitoring.sources import COLUMNS, LogTable, open_logs
 from monitoring.windows import Window
 from retrain import params as params_
@@ -185,6 +186,19 @@ def test_failures_and_the_audit_draw_are_chosen_alike_in_every_engine_and_in_pyt
         assert not any(drawn(origin.request_id, 0.3) for row in failed.examples for origin in row.origins)
     assert made == dict.fromkeys(made, made["parquet"])
     assert len(made["parquet"][0]) > 50
+
+
+def test_failure_cases_are_selected_alike_with_the_same_reasons_in_every_engine(stores: dict[str, LogTable]) -> None:
+    where = "latency_ms / 2 > 300 and prompt ilike '%N 4_9%'"
+    where += " or timestamp between '2026-03-01T00:00:00Z' and '2026-03-01T00:05:00Z'"
+    for schema, labels in ((None, ("refund_status",)), ({"type": "object"}, ())):
+        selector = Selector(confidence_below=0.5, form=True, where=where, labels=labels, schema=schema)
+        made = {}
+        for name, logs in stores.items():
+            waits = waiting(logs.rows(NIGHT), audit_rate=0.3, selector=selector)
+            made[name] = [(row.request_id, row.timestamp.isoformat(), row.reasons) for row in waits]
+        assert made == dict.fromkeys(made, made["parquet"])
+        assert {reason for _, _, reasons in made["parquet"] for reason in reasons} == {"feedback", "form", "condition"}
 
 
 def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str, LogTable]) -> None:

@@ -135,7 +135,7 @@ def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
     for name in columns:
         if name in TIMES:
             frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
-        elif TYPES[name] == "float64":
+        elif TYPES.get(name) == "float64":
             frame[name] = frame[name].astype("float64")
         else:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)

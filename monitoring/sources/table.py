@@ -1,5 +1,6 @@
 """A log table by windows of event time: what is in one, each request once, and where every other row went."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -72,6 +73,11 @@ class LogTable:
                 raise ParamsError(f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset")
         good = self._mine(self.source.scan()).filter(~_.bad)
         return Rows(self._once(self._judged(good, (since, before))).expr, self.engine)
+
+    def requests(self, ids: Sequence[str]) -> Rows:
+        """These requests, with all feedback that the store has by now."""
+        good = self._mine(self.source.scan()).filter(~_.bad & _.request_id.isin(["", *ids]))  # no id is blank
+        return Rows(self._judged(self._once(good).expr, None), self.engine)
 
     def counts(self, window: Window, late: int = 0) -> Counts:
         """How all rows of the table fall for one window; `late` is how many of the others came late to earlier ones.

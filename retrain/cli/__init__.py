@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import data, importing, looking, quarantining, releasing, starting, suite, watching
+from retrain.cli import data, importing, looking, quarantining, releasing, reviewing, starting, suite, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -37,6 +37,10 @@ app.add_typer(labels_app, name="labels", rich_help_panel="Watch")
 quarantine_app.command("list")(quarantining.quarantine_list)
 quarantine_app.command("release")(quarantining.quarantine_release)
 app.add_typer(quarantine_app, name="quarantine", rich_help_panel="Watch")
+review_app = typer.Typer(no_args_is_help=True, help="Failure cases that wait for an answer by a person.")
+review_app.command("export")(reviewing.review_export)
+review_app.command("import")(reviewing.review_import)
+app.add_typer(review_app, name="review", rich_help_panel="Watch")
 data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which adapter learned what.")
 for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user):
     data_app.command()(looks)

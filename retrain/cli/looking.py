@@ -10,7 +10,7 @@ from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say
 
 
 def status(workspace: Root = HERE, as_json: Json = False) -> None:
-    """What serves, what was tried last, the last window and its page, how far this checkout is behind.
+    """What serves, what was tried last, the last window and its page, what waits for a person, how far this checkout is behind.
 
     Example: retrain status -w demo
     """
@@ -21,17 +21,19 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
 
 def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
     """As the remote's ledger and MLflow have it."""
-    from retrain import projections
+    from retrain import projections, review
 
-    behind = space.behind()
+    behind, now = space.behind(), datetime.now(UTC)
     data: dict[str, Any] = {"pushed": True, "behind": behind.commits, "dirty": behind.dirty, "adapters": {}}
     lines = [f"checkout: {behind.commits} commits behind{', with changes of its own' if behind.dirty else ''}"]
     for name in space.params.adapters:
         serving, last = _standing(space, name)
-        seen = projections.last_window(space, name, datetime.now(UTC))
-        data["adapters"][name] = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
+        seen = projections.last_window(space, name, now)
+        waits = review.standing(space, name, now, seen.window)
+        told = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
+        data["adapters"][name] = {**told, "review": waits.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
-        lines += [f"  {line}" for line in seen.lines()]
+        lines += [f"  {line}" for line in [*seen.lines(), *waits.lines(name, now)]]
     return data, lines
 
 

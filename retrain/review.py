@@ -1,0 +1,294 @@
+"""The review queue: failure cases that wait for an answer by a person, and the answers that came back.
+
+data/reviews/<adapter>/<stamp>.jsonl is written once an import, by commit and push, and holds no text of a user: who answered
+what to which request, and when that became known. A collection takes the rows from the log store, as it takes corrections.
+"""
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from monitoring.failures import Reviewed, Waiting, drawn, waiting
+from monitoring.selection import Selector
+from monitoring.sources import LogTable, open_logs
+from monitoring.windows import Window
+from retrain import jobs, lineage
+from retrain.answers import Schema, misfit, schema_of
+from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.params import Params
+from retrain.policies import MinFailures
+from retrain.records import Record, from_stamp, stamp, write_jsonl
+from retrain.reviewfiles import Given, Near, Task
+from retrain.store import Store
+from retrain.workspace import Clone, Workspace
+
+NEAREST = 3  # labelled rows that are shown beside a question
+
+
+class Review(Record):
+    """A person's answer to a request; `at` is the stamp of the import, from when on it is known."""
+
+    request_id: str
+    answer: str
+    reviewer: str | None = None
+    at: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What an import came to: answers taken, known before and left blank; problems say file, line and fix."""
+
+    at: str
+    taken: int
+    known: int
+    blank: int
+    conflicts: int  # requests that have two answers now
+    problems: list[str]
+
+
+def folder_of(adapter: str) -> str:
+    return f"data/reviews/{adapter}"
+
+
+def reviews(workspace: Workspace, adapter: str) -> list[Review]:
+    """All answers as the remote has them, oldest import first; none where nothing was imported."""
+    if not workspace.params.workspace.remote:
+        return []
+    store, head = Store(workspace), workspace.remote_head()
+    files = store.files(head, folder_of(adapter))
+    return [Review.model_validate(row) for _, blob in sorted(files.items()) for row in store.rows(blob)]
+
+
+def answers(given: Iterable[Review]) -> dict[str, tuple[str, ...]]:
+    """Request id -> the answers that stand: of each reviewer those of his newest import; two are a conflict.  PURE"""
+    newest: dict[tuple[str, str | None], list[Review]] = {}
+    for one in sorted(given, key=lambda one: one.at):
+        mine = newest.setdefault((one.request_id, one.reviewer), [])
+        if mine and mine[0].at < one.at:
+            mine.clear()
+        mine.append(one)
+    found: dict[str, set[str]] = defaultdict(set)
+    for (request, _), mine in newest.items():
+        found[request] |= {one.answer for one in mine}
+    return {request: tuple(sorted(said)) for request, said in sorted(found.items())}
+
+
+# --- what waits
+
+
+def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
+    """Failure cases of the last failures.review_days without an answer by a person, those with the most reasons first."""
+    params = _params(workspace, adapter)
+    spec = params.adapter(adapter)
+    window = Window(now - timedelta(days=params.failures.review_days), now)
+    rows = open_logs(params.logs, root=workspace.root, adapter=adapter).rows(window)
+    selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec))
+    done = {one.request_id for one in reviews(workspace, adapter)}
+    found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
+    return [row for row in found if row.request_id not in done]
+
+
+def _params(workspace: Workspace, adapter: str) -> Params:
+    return (jobs.remote_params(workspace) if workspace.params.workspace.remote else workspace.params).of(adapter)
+
+
+def tasks(workspace: Workspace, adapter: str, rows: Sequence[Waiting]) -> list[Task]:
+    """The rows with the nearest rows that people labelled, by cosine of static sentence vectors."""
+    known = _labelled(workspace, adapter)
+    near = _nearest([row.question for row in rows], known)
+    return [
+        Task(row.request_id, row.question, row.response, row.confidence, row.reasons, tuple(around))
+        for row, around in zip(rows, near, strict=True)
+    ]
+
+
+def _labelled(workspace: Workspace, adapter: str) -> list[lineage.Row]:
+    """What people wrote or corrected and what may train: nothing that judges is shown to who labels."""
+    labels = _params(workspace, adapter).adapter(adapter).labels
+    found = lineage.rows_at(Store(workspace), adapter, lineage.head(workspace))
+    train = [row for row in found if row.part in ("seed", "failures") and row.label_source != "synthetic" and row.question]
+    return [row for row in train if not labels or row.answer in labels]
+
+
+def _nearest(questions: Sequence[str], known: Sequence[lineage.Row]) -> list[list[Near]]:
+    from retrain.text import vectors
+
+    if not questions or not known:
+        return [[] for _ in questions]
+    points = vectors([row.question for row in known])
+    found = []
+    for start in range(0, len(questions), 512):  # so many times len(known) cosines are in memory
+        cosines = vectors(questions[start : start + 512]) @ points.T
+        for one in cosines:
+            best = sorted(range(len(known)), key=lambda i: (-one[i], known[i].id))[:NEAREST]
+            found.append([Near(known[i].question, known[i].answer, round(float(one[i]), 3)) for i in best])
+    return found
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The queue for `retrain status`: rows (None: cannot be told, see trouble), since when the oldest waits, how many by
+    reason, and what cannot go on before people have labelled more."""
+
+    waiting: int | None
+    oldest: datetime | None
+    reasons: dict[str, int]
+    blocks: list[str]
+    trouble: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "oldest": self.oldest.isoformat() if self.oldest else None}
+
+    def lines(self, adapter: str, now: datetime) -> list[str]:
+        if self.trouble is not None:
+            return [f"review queue: cannot be told: {self.trouble}", *self.blocks]
+        if not self.waiting or self.oldest is None:
+            return ["review queue: nothing waits", *self.blocks]
+        told = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
+        waits = f"review queue: {self.waiting} failure cases wait for a person, the oldest for {(now - self.oldest).days} days"
+        return [f"{waits} ({told}): `retrain review export {adapter} FILE`", *self.blocks]
+
+
+def standing(workspace: Workspace, adapter: str, now: datetime, window: dict[str, Any] | None) -> Standing:
+    """window: the newest record of one. A log store that does not answer is said, and takes nothing else down."""
+    params = _params(workspace, adapter)
+    blocks = _blocks(params, window or {})
+    try:
+        rows = queue(workspace, adapter, now)
+    except (DataError, ParamsError) as error:
+        return Standing(None, None, {}, blocks, str(error))
+    counted = Counter(reason for row in rows for reason in row.reasons)
+    oldest = min((row.timestamp for row in rows), default=None)
+    return Standing(len(rows), oldest, dict(counted.most_common()), blocks)
+
+
+def _blocks(params: Params, window: dict[str, Any]) -> list[str]:
+    """Retrainings that wait for labels, by what the last window knew."""
+    needed = {policy.kind: policy.rows for policy in params.trigger.policies if isinstance(policy, MinFailures)}
+    wants = [("labelled failure cases", needed.get("min_failures", 0), window.get("new_failures"))]
+    wants.append(("audited rows", params.trigger.min_audit, window.get("unread_audit")))
+    return [
+        f"a retraining waits for labels: {have} of {least} {what}"
+        for what, least, have in wants
+        if have is not None and have < least
+    ]
+
+
+# --- what came back
+
+
+def take(
+    workspace: Workspace, adapter: str, given: Sequence[Given], *, new_labels: bool, now: datetime
+) -> Taken:  # fmt: skip
+    """Write the answers that are new as one file, commit and push; what cannot be taken is said and left where it is.
+
+    new_labels: labels that the adapter does not list are taken too, and wait until they are admitted. NothingToDo where
+    nothing is new and nothing is wrong, DataError where nothing could be taken.
+    """
+    with jobs.job(workspace, adapter, "review") as clone:
+        params = _params(workspace, adapter)
+        logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
+        before = reviews(workspace, adapter)
+        at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
+        checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels)
+        good = [Review(request_id=one.request_id, answer=one.answer, reviewer=one.reviewer, at=at) for one in checker.good]
+        known = {(one.request_id, one.reviewer, answer) for one in before for answer in _standing_answers(before, one)}
+        new = [one for one in dict.fromkeys(good) if (one.request_id, one.reviewer, one.answer) not in known]
+        both = answers([*before, *new])
+        conflicts = sum(len(both[request]) > 1 for request in {one.request_id for one in new})
+        taken = Taken(at, len(new), len(set(good)) - len(new), checker.blank, conflicts, checker.problems)
+        if not new:
+            if taken.problems:
+                raise DataError("\n".join([*taken.problems, "nothing was taken: mend these, and import the file again"]))
+            raise NothingToDo(f"{adapter}: nothing new: {taken.known} answers are known, {taken.blank} are blank")
+
+        def write(clone: Clone) -> None:
+            if (clone.root / f"{folder_of(adapter)}.dvc").exists():
+                clone.pull([f"{folder_of(adapter)}.dvc"])
+            write_jsonl(clone.root / folder_of(adapter) / f"{at}.jsonl", new)
+            clone.commit(clone.dvc_add(folder_of(adapter)), f"{adapter}: {len(new)} answers of reviewers at {at}")
+
+        write(clone)
+        clone.publish(write, tries=jobs.TRIES)
+        return taken
+
+
+def _standing_answers(before: Sequence[Review], one: Review) -> list[str]:
+    mine = [other for other in before if (other.request_id, other.reviewer) == (one.request_id, one.reviewer)]
+    newest = max(other.at for other in mine)
+    return [other.answer for other in mine if other.at == newest]
+
+
+@dataclass
+class _Checker:
+    """What can be taken of a file, and what is wrong with the rest."""
+
+    good: list[Given]
+    problems: list[str]
+    blank: int = 0
+
+    @classmethod
+    def of(
+        cls, params: Params, adapter: str, schema: Schema | None, logs: LogTable, given: Sequence[Given], new_labels: bool
+    ) -> "_Checker":  # fmt: skip
+        made = cls([], [])
+        filled = [one for one in given if one.answer]
+        made.blank = len(given) - len(filled)
+        ids = sorted({one.request_id for one in filled if _is_text(one.request_id)})
+        found = set(logs.requests(ids).frame(["request_id"])["request_id"]) if ids else set()
+        labels = () if new_labels else params.adapter(adapter).labels
+        for one in filled:
+            why = _wrong(one, found, params.failures.audit_rate) or _unfit(one.answer, adapter, labels, schema)
+            if why:
+                made.problems.append(f"{one.where}: {why}")
+            else:
+                made.good.append(one)
+        return made
+
+
+def _wrong(one: Given, found: set[str], audit_rate: float) -> str | None:
+    if not one.request_id:
+        return "no request_id: it says which request the answer is for"
+    if one.request_id not in found:
+        return f"no request {one.request_id[:80]!r} in the log: a spreadsheet may have changed it, or the log lost it"
+    if drawn(one.request_id, audit_rate):
+        return f"request {one.request_id!r} was drawn for the audit, and never trains: label it in the log, as audit_label"
+    return None
+
+
+def _unfit(answer: str, adapter: str, labels: Sequence[str], schema: Schema | None) -> str | None:
+    if not _is_text(answer):
+        return "the answer is not UTF-8 text"
+    if labels and answer not in labels:
+        near = difflib.get_close_matches(answer, labels, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(labels)};"
+        return f"{adapter} does not list the label {answer[:60]!r}: {hint} or take it as a new label with --new-labels"
+    return misfit(answer, schema)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def told(taken: Taken, adapter: str) -> list[str]:
+    """What an import came to, in words."""
+    lines = [f"{adapter}: {taken.taken} answers taken, {taken.known} were known, {taken.blank} are blank"]
+    lines += [f"{taken.conflicts} requests have two answers: the next collection quarantines them"] if taken.conflicts else []
+    return [*lines, *taken.problems]
+
+
+def known(
+    workspace: Workspace, adapter: str, logs: LogTable, before: datetime, since: datetime | None = None
+) -> Reviewed | None:  # fmt: skip
+    """Requests that somebody answered in [since, before), with the answers that stood before it; None where there are none."""
+    given = [one for one in reviews(workspace, adapter) if from_stamp(one.at) < before]
+    fresh = {one.request_id for one in given if since is None or from_stamp(one.at) >= since}
+    said = {request: told for request, told in answers(given).items() if request in fresh}
+    return Reviewed(logs.requests(sorted(said)), said) if said else None
