@@ -120,7 +120,8 @@ def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
     collection = failures.failure_cases(
         fresh, audit_rate=site.params.failures.audit_rate, labels=site.labels, seen=set(), collected=at, schema=site.schema,
         doubt=door, source=door.source if door else None,
-        selector=Selector.of(site.params.failures, site.labels, site.schema), reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
+        selector=Selector.of(site.params.failures, site.labels, site.schema),
+        reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
     )  # fmt: skip
     return fresh, collection
 
