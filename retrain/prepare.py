@@ -2,15 +2,16 @@
 
 Files only. Every split goes by the hash of the conversation or question, so nothing moves when data grows; a training
 row that copies `golden` is dropped and counted, and a question with two different answers trains nothing, unless one of
-them is the seed's: a correction that contradicts it is dropped. What no candidate could answer rightly judges none.
+them is the seed's: a correction that contradicts it is dropped. What no candidate could answer rightly judges none. Failures
+that today's champion gets right by now (stage `recheck`) are replay, as the seed is.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrain import overlay, preflight, records
+from retrain import overlay, preflight, recheck, records
 from retrain import params as params_
 from retrain.answers import SCHEMA, Schema, misfit, schema_of
 from retrain.errors import DataError
@@ -36,11 +37,14 @@ def prepare(
     labels: Sequence[str],
     schema: Schema | None,
     changes: Sequence[overlay.Change] = (),
+    known: Collection[str] = (),
+    repair_least: int = 0,
 ) -> Prepared:
     """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate.
 
     `golden` is taken as it is: it is a person's file, and `preflight` refuses what is wrong in it. `changes` are applied to
-    whatever judges, after the splits, so that none moves a row from one side to the other.
+    whatever judges, after the splits, so that none moves a row from one side to the other. `known` are ids of failures that the
+    champion gets right by now: they judge no repair where at least `repair_least` others do, and train after what is new.
     """
     left_out: Counter[str] = Counter()
     seed = _fitting(seed, schema, left_out)
@@ -58,6 +62,7 @@ def prepare(
     repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
     learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
     repair = _known_labels(merge(overlay.applied(repair, changes)), labels, left_out)
+    repair = _unrepaired(repair, {row.key for row in failures if row.id in known}, repair_least, left_out)
     judging = {
         "golden": merge(overlay.golden(golden, changes)),
         "audit": merge(audit),
@@ -67,7 +72,8 @@ def prepare(
     rows = _consistent(merge([*pool, *learn]), left_out)
     rows = _without_copies(rows, judging["golden"], left_out)
     rows = _known_labels(rows, labels, left_out)
-    rows = _balanced(rows, rules.max_per_label, left_out) if labels else rows
+    new = {row.id for row in learn} - set(known)
+    rows = _balanced(rows, new, rules.max_per_label, left_out) if labels else rows
     return Prepared(rows, {name: kept for name, kept in judging.items() if kept}, dict(left_out))
 
 
@@ -135,12 +141,22 @@ def _known_labels(rows: list[Example], labels: Sequence[str], left_out: Counter[
     return kept
 
 
-def _balanced(rows: list[Example], most: int, left_out: Counter[str]) -> list[Example]:
-    """At most so many rows a label, chosen by hash, so that no label drowns another."""
+def _unrepaired(rows: list[Example], known: set[str], least: int, left_out: Counter[str]) -> list[Example]:
+    """Those that the champion still gets wrong; all of them where these are too few to judge by."""
+    kept = [row for row in rows if row.key not in known]
+    if len({row.split_key for row in kept}) < least:
+        return rows
+    left_out["held-out failure that the champion gets right by now"] += len(rows) - len(kept)
+    return kept
+
+
+def _balanced(rows: list[Example], new: set[str], most: int, left_out: Counter[str]) -> list[Example]:
+    """At most so many rows a label, so that no label drowns another: new failures first, then replay, each by hash."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         by_label[row.answer].append(row)
-    kept = [row for group in by_label.values() for row in sorted(group, key=lambda r: unit_hash(r.id, "balance"))[:most]]
+    first = [sorted(group, key=lambda r: (r.id not in new, unit_hash(r.id, "balance")))[:most] for group in by_label.values()]
+    kept = [row for group in first for row in group]
     left_out["more than prepare.max_per_label"] += len(rows) - len(kept)
     return sorted(kept, key=lambda row: row.id)
 
@@ -156,15 +172,18 @@ def main(adapter: str) -> None:
     spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
     schema, changes = schema_of(Path(), spec), overlay.read(suites)
     seed = read_examples(Path("data/seed") / f"{adapter}.jsonl")
+    failures, known = read_folder(Path("data/failures") / adapter), recheck.known(out / "recheck")
     made = prepare(
         seed=seed,
-        failures=read_folder(Path("data/failures") / adapter),
+        failures=failures,
         golden=read_examples(suites / "golden.jsonl"),
         audits=read_audits(suites / "audit"),
         rules=params.prepare,
         labels=spec.labels,
         schema=schema,
         changes=changes,
+        known=known,
+        repair_least=params.gates.repair_min_rows,
     )
     if not made.train:
         raise DataError(f"no row of data/seed/{adapter}.jsonl ({len(seed)} rows) trains: {made.left_out or 'it is empty'}")
@@ -178,6 +197,9 @@ def main(adapter: str) -> None:
     counts = {name: len(rows) for name, rows in made.suites.items()}
     left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
     report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}
+    if failures:
+        new = len({row.id for row in failures} & {row.id for row in made.train} - known)
+        report["train_by"] = {"new failures": new, "replay": len(made.train) - new}
     write_json(out / "data" / "prepare.json", report)
     print(f"{adapter}: {len(made.train)} rows train, suites {counts}" + (f", left out {left_out}" if left_out else ""))
 

@@ -1,5 +1,7 @@
 """Prepare, and drift column by column: what decides, on small tables."""
 
+from typing import Any
+
 import pandas as pd
 
 from monitoring import drift
@@ -16,7 +18,7 @@ def example(text: str, answer: str = "a", source: str = "seed", request: str | N
     return Example.of(text, answer, source=source, origins=origins)
 
 
-def prepared(labels: tuple[str, ...] = ("a", "b"), schema: dict | None = None, **given: list) -> Prepared:
+def prepared(labels: tuple[str, ...] = ("a", "b"), schema: dict | None = None, **given: Any) -> Prepared:
     rows = {"seed": [], "failures": [], "golden": [], "audits": [], **given}
     return prepare(**rows, rules=PARAMS.prepare, labels=labels, schema=schema)
 
@@ -73,6 +75,31 @@ def test_what_no_candidate_could_repair_is_not_asked_of_it() -> None:
     made = prepared(seed=[example(f"question {i}") for i in range(20)], failures=[*held, *known])
     assert {row.answer for row in made.suites["repair"]} == {"b"}
     assert made.left_out["label not admitted"] == 40
+
+
+def test_new_failures_train_first_and_what_the_champion_knows_by_now_only_fills_up() -> None:
+    seed = [example(f"question {i}") for i in range(200)]
+    failures_ = [example(f"failure {i}", "a", "failure", f"r{i}") for i in range(60)]
+    known = {row.id for row in failures_[:30]}
+    new = {row.id for row in prepared(seed=[], failures=failures_[30:]).train}
+    made = prepared(seed=seed, failures=failures_, known=known)
+    assert len(made.train) == PARAMS.prepare.max_per_label
+    assert new < {row.id for row in made.train}
+    assert 0 < len(known & {row.id for row in made.train}) < len(known)  # beside the seed, by hash
+    everything = {row.id for row in prepared(seed=seed, failures=failures_, known={row.id for row in failures_}).train}
+    assert not new <= everything
+
+
+def test_what_the_champion_gets_right_by_now_judges_no_repair_and_trains_neither() -> None:
+    failures_ = [example(f"failure {i}", "a", "failure", f"r{i}") for i in range(60)]
+    held = {row.id for row in prepared(failures=failures_).suites["repair"]}
+    known = set(sorted(held)[:5]) | {row.id for row in failures_[:20]} - held
+    made = prepared(failures=failures_, known=known, repair_least=4)
+    assert {row.id for row in made.suites["repair"]} == held - known
+    assert made.left_out["held-out failure that the champion gets right by now"] == 5
+    assert not held & {row.id for row in made.train}
+    few = prepared(failures=failures_, known=known, repair_least=len(held))
+    assert {row.id for row in few.suites["repair"]} == held  # too few would be left to judge by
 
 
 def test_an_answer_that_does_not_fit_the_output_schema_neither_trains_nor_judges() -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from small import workspace
 
-from retrain import jobs, preflight, story, watch
+from retrain import jobs, preflight, recheck, story, watch
 from retrain import params as params_
 from retrain.errors import DataError, NotEnoughData, ParamsError
 from retrain.process import dvc, git, refusal, told
@@ -200,10 +200,12 @@ def test_an_adapter_renamed_in_the_workspace_is_told_so_before_data_is_fetched(s
         watch.retrain(Workspace.open(space.root), "helpdesk", END, say=lambda line: None)
 
 
-def test_another_output_schema_is_what_the_suites_are_judged_by(tmp_path: Path) -> None:
+def test_another_output_schema_is_what_the_suites_are_judged_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["dvc.yaml", "data/prompts/orders.txt", SCHEMA, "data/seed/orders.jsonl", GOLDEN]
     made = init(tmp_path / "ws", files={**story.files_of(names), "params.yaml": story.params_with(["orders"])})
     frozen = made.root / "out/orders/suites/schema.json"
+    monkeypatch.chdir(made.root)
+    recheck.main("orders")  # there is no champion: no base is needed
     dvc(made.root, "repro", "--single-item", "prepare@orders")
     first = read_json(frozen)
     assert first == read_json(made.root / SCHEMA)
