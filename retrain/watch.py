@@ -289,9 +289,12 @@ def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]
     labels = params.adapter(adapter).labels
     if not labels:
         raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
-    known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(datetime.now(UTC))
-    rate = params.failures.audit_rate
-    return failures.failure_cases(known, audit_rate=rate, labels=labels, seen=set(), collected="").new_labels
+    logs, now = open_logs(params.logs, root=workspace.root, adapter=adapter), datetime.now(UTC)
+    made = failures.failure_cases(
+        logs.known(now), audit_rate=params.failures.audit_rate, labels=labels, seen=set(), collected="",
+        reviewed=review.known(workspace, adapter, logs, now),
+    )  # fmt: skip
+    return made.new_labels
 
 
 def collect_what_there_is(workspace: Workspace, adapter: str, end: datetime) -> str:
