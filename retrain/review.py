@@ -95,6 +95,11 @@ def _params(workspace: Workspace, adapter: str) -> Params:
     return (jobs.remote_params(workspace) if workspace.params.workspace.remote else workspace.params).of(adapter)
 
 
+def labels_of(workspace: Workspace, adapter: str) -> tuple[str, ...]:
+    """As the remote lists them."""
+    return _params(workspace, adapter).adapter(adapter).labels
+
+
 def tasks(workspace: Workspace, adapter: str, rows: Sequence[Waiting]) -> list[Task]:
     """The rows with the nearest rows that people labelled, by cosine of static sentence vectors."""
     known = _labelled(workspace, adapter)
@@ -107,7 +112,7 @@ def tasks(workspace: Workspace, adapter: str, rows: Sequence[Waiting]) -> list[T
 
 def _labelled(workspace: Workspace, adapter: str) -> list[lineage.Row]:
     """What people wrote or corrected and what may train: nothing that judges is shown to who labels."""
-    labels = _params(workspace, adapter).adapter(adapter).labels
+    labels = labels_of(workspace, adapter)
     found = lineage.rows_at(Store(workspace), adapter, lineage.head(workspace))
     train = [row for row in found if row.part in ("seed", "failures") and row.label_source != "synthetic" and row.question]
     return [row for row in train if not labels or row.answer in labels]

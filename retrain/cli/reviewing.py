@@ -35,7 +35,7 @@ def review_export(
     found = review.queue(space, adapter, time_of(end, "--end"))
     rows = found[:limit]
     chosen = format_ or (Format.csv if file.suffix.lower() == ".csv" else Format.label_studio)
-    tasks, labels = review.tasks(space, adapter, rows), space.params.adapter(adapter).labels
+    tasks, labels = review.tasks(space, adapter, rows), review.labels_of(space, adapter)
     lines = [f"{adapter}: {len(rows)} of {len(found)} rows that wait are in {file}"]
     if chosen is Format.csv:
         write_text(file, reviewfiles.as_csv(tasks))
