@@ -38,6 +38,7 @@ class Collection:
     new_labels: dict[str, tuple[int, int]] = field(default_factory=dict)  # label -> (rows, users)
     waiting: int = 0  # negative feedback without a correction
     quarantined: list[Quarantined] = field(default_factory=list)
+    unbelieved: frozenset[str] = frozenset()  # requests whose correction is suspected, drawn ones too
 
 
 def drawn(request_id: str, audit_rate: float) -> bool:
@@ -71,19 +72,24 @@ def failure_cases(
     schema: Schema | None = None, doubt: Doubt | None = None, source: str | None = None,
     selector: Selector = USERS, reviewed: Reviewed | None = None,
 ) -> Collection:  # fmt: skip
-    """Rows with a correction or negative feedback that are not drawn: chosen in the engine, only they are fetched.
+    """Rows with a correction or negative feedback that are not drawn: chosen in the engine, few others are fetched.
 
     `labels` is empty for a generation task: every answer can train that fits `schema`, its output schema if it has one; a
     correction that is blank to the eye or does not fit is quarantined. `seen` holds (request id, label) of earlier files;
     `collected` is the stamp that the origins carry. A correction equal to the response is no failure. What `doubt` suspects
-    is quarantined before anything is merged; `source` is the field of the metadata that it is told (metadata.<field>).
-    Each row keeps all the reasons that `selector` has for it. What reviewers answered is taken beside the corrections, and is
-    doubted by nobody; an answer of theirs that confirms the response is no failure either.
+    is quarantined before anything is merged; it is told the corrections of drawn rows too, whose users are the same, and
+    `source` is the field of the metadata that it is told (metadata.<field>). Each row keeps all the reasons that `selector`
+    has for it. What reviewers answered is taken beside the corrections, and is doubted by nobody; an answer of theirs that
+    confirms the response is no failure either.
     """
     waiting, examples, bad, cases = 0, [], [], []
-    failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, audit_rate))
+    rate = audit_rate if doubt is None else 0.0
+    failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, rate))
     for row in _records(selector.told(failed)):
         correction = _text(row.get("correction"))
+        judges = drawn(row["request_id"], audit_rate)
+        if judges and (correction is None or not _text(row.get("prompt")) or misfit(correction, schema)):
+            continue
         if correction is None:
             waiting += row.get("feedback") == -1
             continue
@@ -94,8 +100,9 @@ def failure_cases(
             bad.append(Quarantined(request_id=row["request_id"], kind="form", reason=why))
             continue
         where = _source(row.get("metadata"), source)
-        examples.append(_example(row, correction, "failure", collected, label_source="correction", where=where))
-        cases.append(_case(row, examples[-1]))
+        example = _example(row, correction, "failure", collected, label_source="correction", where=where)
+        cases.append(_case(row, example, judges))
+        examples += [] if judges else [example]
     suspected = doubt(cases) if doubt else {}
     said, disputed = _of_reviews(reviewed, audit_rate, selector, seen, collected) if reviewed else ([], [])
     confirmed = {(row.origins[0].request_id, row.id) for row in said}
@@ -110,7 +117,7 @@ def failure_cases(
     ]
     known = [row for row in agreed if not labels or row.answer in labels]
     held = [row for row in agreed if labels and row.answer not in labels]
-    return Collection(known, held, _new_labels(held), waiting, bad + disputed + quarantined)
+    return Collection(known, held, _new_labels(held), waiting, bad + disputed + quarantined, frozenset(suspected))
 
 
 def _of_reviews(
@@ -199,12 +206,12 @@ def _example(
     return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,), reasons=reasons)
 
 
-def _case(row: dict[str, Any], example: Example) -> Case:
+def _case(row: dict[str, Any], example: Example, judges: bool) -> Case:
     """The correction as the rules against poisoning see it; it was given at feedback_at."""
     (origin,) = example.origins
     at = row.get("feedback_at") or row.get("timestamp")
     response = _text(row.get("response"))
-    return Case(origin.request_id, example.question, example.answer, response, origin.user, origin.source, at)
+    return Case(origin.request_id, example.question, example.answer, response, origin.user, origin.source, at, not judges)
 
 
 def _source(metadata: Any, field: str | None) -> str | None:

@@ -3,6 +3,7 @@
 The DAGs do the work, in real Airflow runs; what a step came to is read back from where they recorded it: MLflow and git.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -15,22 +16,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from monitoring.failures import drawn
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
-from retrain import jobs, ledger, release, score, simulate, watch
+from retrain import edits, jobs, ledger, quarantine, release, score, simulate, watch
 from retrain.card import lost_rows, one_line
 from retrain.dagruns import DagRuns
+from retrain.door import why_not_believed
 from retrain.errors import NothingToDo
 from retrain.process import git
 from retrain.records import Example, write_json
 from retrain.story import Story
 from retrain.users import Users
 from retrain.verdict import Verdict
-from retrain.workspace import Workspace, init
+from retrain.workspace import Clone, Workspace, init
 
 ROWS = 320  # of a window
 MOST_ROWS = 1600
 ARRIVING = 0.25  # of the traffic, once they arrive
+POISONED_WINDOWS = 2
 MOST_WINDOWS = 6  # of one step: a trigger that has not fired by then is reported, not waited for
 START = datetime(2026, 3, 2, tzinfo=UTC)
 Say = Callable[[str], None]
@@ -53,6 +57,7 @@ class Demo:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     alternatives: dict[str, Any] = field(default_factory=dict)
+    door: dict[str, int] = field(default_factory=dict)  # corrections: poisoned, kept_out of these, honest_kept_out
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -88,6 +93,7 @@ def run(folder: Path, story: Story, *, seed: int, corrected: float, say: Say, po
         "alternatives": demo.alternatives,
         "windows": demo.windows,
         "verdicts": demo.verdicts,
+        "door": demo.door,
         "steps": demo.steps,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -103,9 +109,9 @@ def _traffic_steps(demo: Demo, poisoned: bool) -> None:
         rows = _arriving_rows(demo)
         _until_fired(demo, simulate.Phase(rows, arriving_share=ARRIVING, corrected=corrected, styles=styles))
     if poisoned:
-        with demo.step("4 an honest window of the new champion, then poisoned corrections"):
+        with demo.step("4 an honest window of the new champion, then poisoned corrections: the door, then the gate without it"):
             _window(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected))
-            _until_fired(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected, poison=_poison(story)))
+            _attack(demo, simulate.Phase(ROWS, arriving_share=0.2, corrected=corrected, poison=_poison(story)))
     with demo.step("5 roll back, and forward again"):
         _rollback(demo)
 
@@ -148,7 +154,7 @@ def _window(demo: Demo, phase: simulate.Phase) -> WindowRecord:
     demo.windows.append(
         {
             "start": record.start, "end": record.end, "rows": record.rows, "drift": record.drift_status,
-            "decision": decision, "reasons": record.reasons,
+            "decision": decision, "suspected": record.suspected, "reasons": record.reasons,
         }
     )  # fmt: skip
     demo.say(f"window {record.end}: {record.rows} rows, {record.drift_status}, {decision}")
@@ -172,6 +178,46 @@ def _until_fired(demo: Demo, phase: simulate.Phase) -> None:
             _retrain(demo, demo.window.end)
             return
     demo.say(f"the trigger did not fire in {MOST_WINDOWS} windows: no candidate was trained")
+
+
+def _attack(demo: Demo, phase: simulate.Phase) -> None:
+    """Poisoned windows in front of the door; then a person switches it off and retrains by hand on the same windows."""
+    for _ in range(POISONED_WINDOWS):
+        if _window(demo, phase).fire:  # as it would go on without anybody watching
+            _retrain(demo, demo.window.end)
+    end = demo.window.end
+    with contextlib.suppress(NothingToDo):  # collected by now
+        watch.collect(demo.workspace, demo.story.adapter, end)
+    _say_door(demo)
+    demo.say("the door is switched off (failures.poisoning.door: false), and a person retrains by hand on the same windows")
+    _switch_door(demo, "false")
+    _retrain(demo, end + timedelta(hours=1))
+    _switch_door(demo, "true")
+
+
+def _say_door(demo: Demo) -> None:
+    """What is in quarantine, against what the simulation knows was poisoned; rows drawn for the audit train in no case."""
+    kept = [one.row for one in quarantine.listed(demo.workspace, demo.story.adapter) if one.row.kind == "poisoning"]
+    out = {origin.request_id for row in kept if row.example for origin in row.example.origins}
+    rate = demo.workspace.params.of(demo.story.adapter).failures.audit_rate
+    poisoned = {request for request in demo.users.poisoned if not drawn(request, rate)}
+    demo.door = {"poisoned": len(poisoned), "kept_out": len(out & poisoned), "honest_kept_out": len(out - poisoned)}
+    demo.say(f"the door: {len(out & poisoned)} of {len(poisoned)} poisoned corrections and {len(out - poisoned)} honest ones")
+    demo.say("   are in quarantine until a person releases them (retrain quarantine list)")
+    for line in why_not_believed(kept):
+        demo.say(f"   {line}")
+
+
+def _switch_door(demo: Demo, setting: str) -> None:
+    """The demo plays the person who edits params.yaml, commits and pushes."""
+
+    def write(clone: Clone) -> None:
+        edits.set_values(clone.root / "params.yaml", [f"failures.poisoning.door={setting}"])
+        clone.commit(["params.yaml"], f"failures.poisoning.door: {setting}")
+
+    with jobs.job(demo.workspace, demo.story.adapter, "door") as clone:
+        write(clone)
+        clone.publish(write, tries=jobs.TRIES)
 
 
 def _admit(demo: Demo, record: WindowRecord) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from retrain import ledger, quarantine
 from retrain.params import Params, load
 from retrain.poisoning import Case, Taken, suspects
-from retrain.records import Example, Quarantined, content_id, read_examples, unit_hash
+from retrain.records import Example, Quarantined, content_id, read_examples
 from retrain.workspace import Clone
 
 REASONS = 3  # for which corrections are not believed that are told in full
@@ -26,17 +26,15 @@ class Door:
 
     @classmethod
     def of(cls, clone: Clone, adapter: str, *, before: str) -> "Door":
-        """As the remote has it: its rules, its human rows that train, and collections with a stamp below `before`."""
+        """As the remote has it: its rules, its whole seed, and the collections with a stamp below `before`."""
         params = load(clone.root).of(adapter)
         clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"data/failures/{adapter}.dvc"])
         seed = read_examples(clone.root / "data" / "seed" / f"{adapter}.jsonl")
-        share = params.prepare.retained_share
-        learned = [row for row in seed if unit_hash(row.split_key, "retained") >= share]  # what judges has no say here
         files = sorted((clone.root / "data" / "failures" / adapter).glob("*.jsonl"))
         earlier = [row for path in files if path.stem < before for row in read_examples(path)]
         released = frozenset(ledger.released(ledger.read(clone.root, adapter)))
         held = {row.id: row.reason for row in reversed(quarantine.pull(clone, adapter)) if row.kind == "poisoning"}
-        return cls(params, params.adapter(adapter).labels, [*learned, *earlier], Taken.of(earlier), released, held)
+        return cls(params, params.adapter(adapter).labels, [*seed, *earlier], Taken.of(earlier), released, held)
 
     @property
     def source(self) -> str | None:

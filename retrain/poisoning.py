@@ -40,6 +40,7 @@ class Case:
     user: str | None = None
     source: str | None = None
     at: datetime | None = None
+    trains: bool = True  # False: drawn for the audit, so that it only tells about the others
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def suspects(
                 for i in members:
                     found.setdefault(rest[i].request_id, why)
     found.update({request: why for request, why in (held or {}).items() if request in own})
-    return found | _capped([case for case in cases if case.request_id not in found], rules, taken or Taken(), window_hours)
+    return found | _capped(
+        [case for case in cases if case.trains and case.request_id not in found], rules, taken or Taken(), window_hours
+    )
 
 
 # --- what the human rows say
@@ -172,8 +175,8 @@ def _claimed(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Fou
 
 
 def _hurried(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
-    hours = [(int(case.at.timestamp() // BURST_SECONDS), case.answer) if case.at else None for case in cases]
-    yield from _claims(hours, "corrected to {0.answer} within one hour", cases, evidence, rules)
+    keys = [(hour, case.answer) if hour >= 0 else None for hour, case in zip(_hours(cases).tolist(), cases, strict=True)]
+    yield from _claims(keys, "corrected to {0.answer} within one hour", cases, evidence, rules)
 
 
 def _claims(keys: Sequence[Any], words: str, cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
@@ -212,18 +215,28 @@ def too_many(off: Any, n: Any, rules: Poisoning) -> Any:
 
 
 def _copied(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:
-    """Near copies of a few messages with one answer that the human rows do not bear out: one hand, however many names."""
-    answers = _codes([case.answer for case in cases])
+    """Near copies of a few messages with one answer that the human rows do not bear out: one hand, however many names.
+
+    With them goes what came in the same hours with the same answer and is not borne out either: the copies that are not near.
+    """
+    answers, hours, doubted = _codes([case.answer for case in cases]), _hours(cases), evidence.odds != 1
     codes = _codes(list(zip(evidence.copy, answers, strict=True)))
-    counts, doubted = np.bincount(codes), np.bincount(codes, weights=np.nan_to_num(evidence.odds) > 1)
-    pooled = ((counts >= COPIES) & (doubted > counts / 2))[codes]
-    n = np.bincount(answers[pooled])
-    off = np.bincount(answers[pooled], weights=evidence.disagrees[pooled])
+    counts, doubts = np.bincount(codes), np.bincount(codes, weights=doubted)
+    pooled = ((counts >= COPIES) & (doubts > counts / 2))[codes] & doubted
+    told = pooled & ~np.isnan(evidence.odds)
+    n, off = np.bincount(answers[told]), np.bincount(answers[told], weights=evidence.disagrees[told])
     for code in np.flatnonzero((n >= rules.min_rows) & (off >= rules.share * n)):
-        members = np.flatnonzero(pooled & (answers == code) & (evidence.odds != 1))
-        messages, people = len(np.unique(evidence.copy[members])), _people(cases, members)
+        copies = np.flatnonzero(pooled & (answers == code))
+        busy = [hour for hour, rows in Counter(hours[copies].tolist()).items() if hour >= 0 and rows >= COPIES]
+        members = np.flatnonzero(doubted & (answers == code) & (pooled | np.isin(hours, busy)))
+        messages, people = len(np.unique(evidence.copy[copies])), _people(cases, members)
         what = f"near copies of {_count(messages, 'message')} ({people}) corrected to {cases[members[0]].answer}"
         yield members, f"{what}: {int(off[code])} of {n[code]} {DISAGREE}"
+
+
+def _hours(cases: Sequence[Case]) -> Any:
+    """The hour of each case as an integer, -1 where it has no time."""
+    return np.array([int(case.at.timestamp() // BURST_SECONDS) if case.at else -1 for case in cases])
 
 
 def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Found:

@@ -27,6 +27,7 @@ class Users:
         self.initial, self.arriving = tuple(initial), tuple(arriving)
         self.decks = simulate.Decks(rows, rng)
         self.model: tuple[int, Model] | None = None
+        self.poisoned: set[str] = set()  # requests with a correction that phase.poison made
 
     def send(self, phase: simulate.Phase, window: Window) -> Path:
         """Ask the champion one window of messages and write the log; returns its path. NothingToDo without a champion."""
@@ -44,6 +45,8 @@ class Users:
             messages, answers, phase, at=window, adapter=self.adapter, version=serving.tag,
             audit_rate=params.failures.audit_rate, judge=judge_of(self.workspace, self.adapter), rng=self.rng,
         )  # fmt: skip
+        told = zip(messages, rows, strict=True)
+        self.poisoned |= {row["request_id"] for message, row in told if message["label"] in phase.poison}
         return simulate.write(self.workspace.root, self.adapter, window, rows)
 
     def _base(self, serving: Promotion, folder: Path) -> Path:

@@ -67,7 +67,7 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
     site.registry.close_stale(adapter)
     fresh, collection = _failures(site, window)
     doubted = [row for row in collection.quarantined if row.kind == "poisoning"]
-    unbelieved = frozenset(origin.request_id for row in doubted if row.example for origin in row.example.origins)
+    unbelieved = collection.unbelieved
     again = site.again(window)
     for record, _ in again:
         second = measure(site, window_of(record), unbelieved=unbelieved)

@@ -68,3 +68,17 @@ def test_scores_on_test_csv_are_of_rows_that_nothing_else_read(ran: dict[str, An
     assert set(ran["alternatives"]) == {"base", "prompted", "regression"}
     assert all(scores["test"] for scores in ran["alternatives"].values())
     assert {"schema", "versions", "alternatives", "windows", "verdicts", "steps", "seconds"} <= ran.keys()
+
+
+def test_poisoned_corrections_are_stopped_at_the_door_and_by_the_gate_without_it(ran: dict[str, Any]) -> None:
+    attack = ran["windows"][-2:]
+    assert [window["decision"] for window in attack] == ["hold", "hold"], ran["said"]
+    assert all(window["suspected"] > 0 for window in attack)
+    door = ran["door"]
+    assert door["poisoned"] > 100
+    assert door["kept_out"] >= 0.9 * door["poisoned"]
+    assert door["honest_kept_out"] <= 3
+    last, verdict = ran["versions"][-1], ran["verdicts"][-1]
+    assert (last["promoted"], verdict["status"]) == (False, "failed"), ran["said"]
+    lost = {check["suite"] for check in verdict["checks"] if not check["passed"]}
+    assert lost & {"golden", "retained", "repair"}

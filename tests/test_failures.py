@@ -10,7 +10,7 @@ from monitoring.failures import Collection, audited, drawn, failure_cases
 from monitoring.sources import Rows
 from retrain.records import Quarantined
 
-COLUMNS = ["request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"]
+COLUMNS = ["request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label", "metadata"]
 LABELS = ("cancel_order", "refund_status")
 
 
@@ -122,6 +122,26 @@ def test_a_drawn_row_only_judges_and_every_other_row_only_trains() -> None:
     assert judges == {r for r in ids if drawn(r, 0.3)}
     assert trains == set(ids) - judges
     assert 60 <= len(judges) <= 120
+
+
+def test_what_is_suspected_is_quarantined_with_the_reason_and_drawn_rows_only_tell_about_the_others() -> None:
+    rows = [row(f"r{i}", f"question {i}", correction="refund_status", metadata='{"shop": {"id": 7}}') for i in range(40)]
+    asked: list[Any] = []
+
+    def doubt(cases: Any) -> dict[str, str]:
+        asked.extend(cases)
+        return {case.request_id: "a bad hand" for case in cases if int(case.request_id[1:]) < 20}
+
+    made = collect(*rows, rate=0.3, doubt=doubt, source="metadata.shop.id")
+    assert {case.request_id for case in asked} == {f"r{i}" for i in range(40)}
+    assert {case.source for case in asked} == {"7"}
+    assert [case.trains for case in asked] == [not drawn(case.request_id, 0.3) for case in asked]
+    kept_out = {bad.request_id for bad in made.quarantined}
+    assert kept_out == {f"r{i}" for i in range(20) if not drawn(f"r{i}", 0.3)}
+    assert {(bad.kind, bad.reason) for bad in made.quarantined} == {("poisoning", "a bad hand")}
+    trains = {origin.request_id for example in made.examples for origin in example.origins}
+    assert trains == {f"r{i}" for i in range(20, 40) if not drawn(f"r{i}", 0.3)}
+    assert made.unbelieved == {f"r{i}" for i in range(20)}
 
 
 def test_a_drawn_row_with_bad_feedback_waits_for_nobody() -> None:
