@@ -3,7 +3,7 @@
     python benchmarks/curation_quality.py [--data DIR] [--seeds 5] [--json]
 
 Honest rows are right corrections: of the messages that a stand-in for the champion gets wrong (logistic regression on TF-IDF of
-the seed, which is not what the door judges by; `--champion vectors` takes one that is: the worst case, for the door then errs on
+the seed, not what the door judges by; `--champion vectors` takes one that is: the worst case, for the door then errs on
 every such row too), and of all messages with intents that the adapter does not know yet. Then 5 % of the rows are an attack,
 one campaign at a time. An attacker takes messages that the champion answers rightly and gives them a label of his choice:
   one user        all of them about one intent, over the days, under one name
