@@ -56,10 +56,10 @@ class Door:
         return {*self.released, *(row.id for row in earlier if off and row.kind == "poisoning")}
 
 
-def why_not_believed(doubted: Sequence[Quarantined]) -> list[str]:
+def why_not_believed(quarantined: Sequence[Quarantined]) -> list[str]:
     """The commonest reasons for which corrections were not believed, with their rows."""
     rows = Counter[str]()
-    for row in doubted:
+    for row in (row for row in quarantined if row.kind == "poisoning"):
         rows[row.reason] += len(row.example.origins) if row.example else 1
     lines = [f"not believed, {_rows(n)}: {why}" for why, n in rows.most_common(REASONS)]
     more = sum(n for _, n in rows.most_common()[REASONS:])

@@ -66,22 +66,20 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
         )
     site.registry.close_stale(adapter)
     fresh, collection = _failures(site, window)
-    doubted = [row for row in collection.quarantined if row.kind == "poisoning"]
-    unbelieved = collection.unbelieved
     again = site.again(window)
     for record, _ in again:
-        second = measure(site, window_of(record), unbelieved=unbelieved)
+        second = measure(site, window_of(record), unbelieved=collection.unbelieved)
         _log(site, trigger.measured_again(record, second.record), second)
     if again:
         site = Site.open(workspace, adapter)
     late = sum(rows for _, rows in again)
-    made = measure(site, window, late=late, backfill=backfill, unbelieved=unbelieved)
+    made = measure(site, window, late=late, backfill=backfill, unbelieved=collection.unbelieved)
     facts = _facts(site, window, asked, fresh, collection)
     record = made.record.model_copy(
         update={
             "new_labels": {label: rows for label, (rows, _) in collection.new_labels.items()},
             "new_failures": facts.new_failures,
-            "suspected": len(unbelieved),
+            "suspected": len(collection.unbelieved),
             "unread_audit": facts.unread_audit,
             "facts": facts,
             "policy": site.params.trigger.model_dump(mode="json"),
@@ -91,7 +89,7 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
     reasons = [
         *decision.reasons,
         *(f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in collection.new_labels.items()),
-        *why_not_believed(doubted),
+        *why_not_believed(collection.quarantined),
         *(f"what changed: {change['words']}" for change in record.changed if record.violations),
         *(f"data check: {line}" for line in record.data_checks),
     ]
