@@ -201,6 +201,14 @@ def test_failure_cases_are_selected_alike_with_the_same_reasons_in_every_engine(
         assert {reason for _, _, reasons in made["parquet"] for reason in reasons} == {"feedback", "form", "condition"}
 
 
+def test_requests_are_found_by_their_ids_in_every_store_with_all_their_feedback(stores: dict[str, LogTable]) -> None:
+    ids = ["r-3 é", "r-5 é", "talk", "other 1", "no such request", "'); DROP TABLE logs; --", "a'b"]
+    found = same(stores, lambda logs: logs.requests(ids).frame(["request_id", "correction", "feedback"]))
+    assert sorted(found["request_id"]) == ["r-3 é", "r-5 é", "talk"]  # of this adapter, each once
+    assert found.set_index("request_id")["correction"]["r-3 é"] == "return_item"  # the newest of two
+    assert same(stores, lambda logs: logs.requests([]).frame(["request_id"])).empty
+
+
 def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str, LogTable]) -> None:
     """The second day against the first: distances, quality, and from these the violations and the decision."""
     params = params_.load(".").of("support")
