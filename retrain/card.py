@@ -46,7 +46,8 @@ def one_line(verdict: Verdict) -> str:
         more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
         return _plain(f"Could not tell: {'; '.join(reasons[:2])}{more}.")
     success = verdict.check("superior")
-    blocks = [_blocked(check, verdict) for check in verdict.checks if check.passed is False and check.name != "superior"]
+    failed = [check for check in verdict.checks if check.passed is False and check.name != "superior"]
+    blocks = [block for check in failed if (block := _blocked(check, verdict))]
     if success is None or success.passed is None:
         return _plain(f"Not promoted: {', and '.join(blocks)}.")
     if not blocks:
@@ -74,6 +75,10 @@ def _change(check: Check) -> str:
 
 
 def _blocked(check: Check, verdict: Verdict) -> str:
+    if check.name == "slices":
+        named = {name for c in verdict.checks if c.name == "non_inferior" and c.passed is False for name in _worst(verdict, c)}
+        rows = f"{check.lost} rows lost, {check.won} won, of {check.n} over all suites"
+        return "" if check.slice in named else f"it harmed {check.slice} ({rows})"
     if check.name != "non_inferior":
         failing = {"parse_floor": "too few answers parse", "repair": "it repairs too few of the failures held back"}
         score = f"{percent(check.candidate or 0)}, at least {percent(check.threshold or 0)} needed"
@@ -83,15 +88,18 @@ def _blocked(check: Check, verdict: Verdict) -> str:
         return f"it changed too many answers on {check.suite} to rule out harm ({changed})"
     numbers = f"{_change(check)}, {100 * check.allowed:.1f} allowed"
     verb = "forgot" if check.champion is not None and check.suite != "audit" else "got worse at"
-    return f"{verb} {_forgotten(verdict.harmed, check.suite)} ({numbers})"
+    return f"{verb} {_forgotten(verdict, check)} ({numbers})"
 
 
-def _forgotten(harmed: tuple[Harm, ...], suite: str | None) -> str:
+def _forgotten(verdict: Verdict, check: Check) -> str:
     """Labels that hold a fifth of the lost rows or more; or that the loss is spread."""
-    ours = [harm for harm in harmed if harm.suite == suite and harm.label != "all"]
+    return " and ".join(_worst(verdict, check)) or "a little of many things"
+
+
+def _worst(verdict: Verdict, check: Check) -> list[str]:
+    ours = [harm for harm in verdict.harmed if harm.suite == check.suite and harm.label != "all"]
     lost = sum(harm.lost for harm in ours)
-    worst = [harm.label for harm in ours if harm.lost >= 2 and 5 * harm.lost >= lost][:3]
-    return " and ".join(worst) if worst else "a little of many things"
+    return [harm.label for harm in ours if harm.lost >= 2 and 5 * harm.lost >= lost][:3]
 
 
 def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: Sequence[str] = ()) -> str:
@@ -114,7 +122,7 @@ def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: 
 def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
     """About ten sentences for someone who runs no statistics."""
     lines = [_tried(verdict), *(_suite_line(verdict, suite) for suite in SUITES)]
-    lines += [_measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
+    lines += [_slices_line(verdict), _measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
     lines.append(_next(verdict))
     return [line for line in lines if line]
 
@@ -150,6 +158,11 @@ def _paired_line(check: Check) -> str:
     }[check.name, bool(check.passed)]
     scores = f"{percent(check.candidate or 0)} right, the {other} {percent(score or 0)}, of {check.n} rows"
     return f"{_capital(SUITES[check.suite or ''])} ({check.suite}): {scores}: {result}, {outcome}."
+
+
+def _slices_line(verdict: Verdict) -> str:
+    check = verdict.check("slices")
+    return f"Was any kind of question harmed? {'No' if check.passed else 'Yes'}: {check.why}." if check else ""
 
 
 def _measured_line(verdict: Verdict) -> str:

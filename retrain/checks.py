@@ -49,6 +49,9 @@ class Prediction(BaseModel):
         return self.arms[arm].right if arm in self.arms else None
 
 
+Pair = tuple[Prediction, bool, bool]  # row, candidate right, reference right
+
+
 @dataclass(frozen=True)
 class Case:
     """What every check reads: rows that count (not excluded) by suite, the rules, and whom the candidate is held against."""
@@ -79,7 +82,7 @@ def superior(case: Case, suite: str) -> Check:
     passed = p <= level and line["difference"] >= case.gates.min_effect - 1e-12
     why = f"{_scores(case, suite, line)}; {_gain(line, p, level, case.gates.min_effect)}"
     why += f"; attempt {attempt} on these audited rows" if attempt > 1 else ""
-    numbers = {**line, "p": _r(p), "threshold": case.gates.min_effect}
+    numbers = {**line, "p": rounded(p), "threshold": case.gates.min_effect}
     return Check(name="superior", role="success", suite=suite, passed=passed, why=why, **numbers)
 
 
@@ -113,7 +116,7 @@ def non_inferior(case: Case, suite: str) -> Check:
     allowed = stats.allowed_loss(b, n, margin=margin, level=level)
     passed = p < level and line["interval"][0] > -margin
     verdict = f"a loss of {points(margin)} can be ruled out" if passed else _too_much(b, c, n, case.gates, allowed)
-    numbers = {**line, "p": _r(p), "threshold": -margin, "allowed": None if allowed is None else _r(allowed)}
+    numbers = {**line, "p": rounded(p), "threshold": -margin, "allowed": None if allowed is None else rounded(allowed)}
     why = f"{_scores(case, suite, line)}; {verdict}"
     return Check(name="non_inferior", role=role, suite=suite, passed=passed, why=why, **numbers)
 
@@ -137,8 +140,9 @@ def floor(case: Case, suite: str, threshold: float, name: str, metric: str) -> C
     fit = "fit the output schema" if metric == "parsed" else "are right"
     why = f"{suite}: {good} of {n} answers {fit} ({percent(share)}), at least {percent(threshold)} needed"
     return Check(
-        name=name, role="quality", suite=suite, metric=metric, candidate=_r(share), n=n, interval=(_r(low), _r(high)),
-        level=case.gates.level, threshold=threshold, passed=share >= threshold - 1e-12, why=why,
+        name=name, role="quality", suite=suite, metric=metric, candidate=rounded(share), n=n,
+        interval=(rounded(low), rounded(high)), level=case.gates.level, threshold=threshold,
+        passed=share >= threshold - 1e-12, why=why,
     )  # fmt: skip
 
 
@@ -152,7 +156,7 @@ def measured(case: Case, suite: str, compared: bool) -> Check:
     why = f"{missing} of {n} rows of {suite} could not be scored for an arm ({percent(share)}, at most {percent(most)})"
     why += ", and count against the candidate" if missing and compared else ""
     return Check(
-        name="measured", role="quality", suite=suite, metric="not measured", candidate=_r(share), n=n, threshold=most,
+        name="measured", role="quality", suite=suite, metric="not measured", candidate=rounded(share), n=n, threshold=most,
         passed=True if share <= most else None, why=why if share <= most else f"{why}: see `why` in predictions.jsonl",
     )  # fmt: skip
 
@@ -206,26 +210,33 @@ def _one_a_cluster(rows: Iterable[Prediction]) -> list[Prediction]:
     return list(first.values())
 
 
-def _pairs(case: Case, suite: str) -> list[tuple[Prediction, bool, bool]]:
+def pairs(case: Case, suite: str) -> list[Pair]:
     """(row, candidate right, reference right), one a cluster; not measured on either side is a row lost."""
-    pairs = []
+    found: list[Pair] = []
     for row in _one_a_cluster(case.asked(suite)):
         ours, theirs = row.right("candidate"), row.right(case.reference)
-        pairs.append((row, False, True) if ours is None or theirs is None else (row, ours, theirs))
-    return pairs
+        found.append((row, False, True) if ours is None or theirs is None else (row, ours, theirs))
+    return found
 
 
 def _compare(case: Case, suite: str, level: float) -> dict[str, Any]:
     """Fields of a Check that every paired test shares."""
-    pairs = _pairs(case, suite)
-    n = len(pairs)
-    b, c = stats.discordant([ours for _, ours, _ in pairs], [theirs for _, _, theirs in pairs])
+    compared = pairs(case, suite)
+    n = len(compared)
+    b, c = stats.discordant([ours for _, ours, _ in compared], [theirs for _, _, theirs in compared])
     low, high = stats.tango_interval(b, c, n, level=level)
-    base = [row.right("base") for row, _, _ in pairs if row.right("base") is not None]
-    scores = {"candidate": sum(ours for _, ours, _ in pairs) / n, "base": sum(map(bool, base)) / len(base) if base else None}
-    scores[case.reference] = sum(theirs for _, _, theirs in pairs) / n
-    shares = {arm: None if share is None else _r(share) for arm, share in scores.items()}
-    tested = {"n": n, "won": b, "lost": c, "difference": _r((b - c) / n), "interval": (_r(low), _r(high)), "level": _r(level)}
+    base = [row.right("base") for row, _, _ in compared if row.right("base") is not None]
+    scores = {"candidate": sum(ours for _, ours, _ in compared) / n, "base": sum(map(bool, base)) / len(base) if base else None}
+    scores[case.reference] = sum(theirs for _, _, theirs in compared) / n
+    shares = {arm: None if share is None else rounded(share) for arm, share in scores.items()}
+    tested = {
+        "n": n,
+        "won": b,
+        "lost": c,
+        "difference": rounded((b - c) / n),
+        "interval": (rounded(low), rounded(high)),
+        "level": rounded(level),
+    }
     return {**shares, **tested}
 
 
@@ -234,7 +245,7 @@ def harm(case: Case, suite: str) -> list[Harm]:
     lost: dict[str, list[Prediction]] = defaultdict(list)
     won: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for row, ours, theirs in _pairs(case, suite):
+    for row, ours, theirs in pairs(case, suite):
         label = str(row.slice.get("label", "all"))
         total[label] += 1
         won[label] += ours and not theirs
@@ -255,7 +266,7 @@ def harm(case: Case, suite: str) -> list[Harm]:
 # --- words and numbers
 
 
-def _r(value: float) -> float:
+def rounded(value: float) -> float:
     """Six digits: the same on every machine's last bit."""
     return float(f"{value:.6g}")
 

@@ -16,6 +16,7 @@ from retrain import overlay
 from retrain import params as params_
 from retrain.checks import COMPARED, Case, Prediction
 from retrain.records import dumps, file_digest, lines_of, read_json, read_jsonl, text_digest, write_json, write_text
+from retrain.slices import slices
 from retrain.verdict import ChampionState, Check, Harm, Verdict, read_state, status_of
 
 SUITES = ("audit", "golden", "retained", "repair")
@@ -38,8 +39,11 @@ def judge(
     case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
     checks = [_bound_check([]), *_checks(case, task, repair)]
-    lost = [check.suite for check in checks if check.name == "non_inferior" and check.passed is False]
-    return _verdict(state, checks, rows, bound, tuple(harm for suite in lost if suite for harm in checks_.harm(case, suite)))
+    sliced, by_slice = slices(case) if state.purpose != "first" else (None, [])
+    checks += [sliced] if sliced else []
+    lost = {check.suite: None for check in checks if check.name == "non_inferior" and check.passed is False and check.suite}
+    harmed = [harm for suite in lost if suite for harm in checks_.harm(case, suite)]
+    return _verdict(state, checks, rows, bound, (*harmed, *(harm for harm in by_slice if harm.suite not in lost)))
 
 
 def _checks(case: Case, task: str, repair: bool) -> list[Check]:

@@ -28,6 +28,19 @@ def mcnemar_p(b: int, c: int) -> float:
     return float(binomtest(b, b + c, 0.5, alternative="greater").pvalue) if b + c else 1.0
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: those at most a are refused with a family-wise error of at most a.
+
+    Holm (1979), Scandinavian Journal of Statistics 6, 65-70; valid whatever the dependence between the tests.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = least
+    return adjusted
+
+
 def tango_z(b: int, c: int, n: int, difference: float) -> float:
     """Tango's score statistic for "the paired difference is `difference`", in (-1, 1); large speaks for a greater one.
 
@@ -235,6 +248,27 @@ def fall_p(good: int, n: int, reference_good: int, reference_n: int) -> float:
     _counts(reference_good, 0, reference_n)
     chance = betabinom(n, reference_good + 0.5, reference_n - reference_good + 0.5)
     return float(chance.cdf(good) - 0.5 * chance.pmf(good))
+
+
+def log_e(losses: int, wins: int) -> float:
+    """log of the evidence (an e-value) that a row which differs is lost more often than won, after these losses and wins.
+
+    The uniform mixture over shares of losses above one half, against one half: ln B(1+s, 1+f) + ln I(1/2; 1+f, 1+s) + ln 2
+    + (s + f) ln 2, with s losses and f wins. It is a martingale where the arms are equal, so by Ville's inequality it ever
+    passes ln(1 / level) with a probability of at most `level`, however often one looks. It needs only (s, f).
+    """
+    from scipy.special import betainc, betaln
+
+    _counts(losses, wins, losses + wins)
+    share = float(betainc(1 + wins, 1 + losses, 0.5))
+    if share == 0.0:  # so many more wins than losses that the tail is below the smallest number
+        return -math.inf
+    return float(betaln(1 + losses, 1 + wins)) + math.log(share) + (losses + wins + 1) * math.log(2)
+
+
+def e_process_harm(losses: int, wins: int, *, level: float) -> bool:
+    """Whether the new version is shown to be worse; may be asked after every row."""
+    return log_e(losses, wins) >= math.log(1 / level)
 
 
 def _counts(b: int, c: int, n: int) -> None:

@@ -10,7 +10,7 @@ from retrain.errors import DataError
 from retrain.records import Record, read_json
 
 Status = Literal["passed", "failed", "not_evaluated"]
-Role = Literal["success", "guardrail", "quality"]
+Role = Literal["success", "guardrail", "deterioration", "quality"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -67,7 +67,7 @@ class Check(Frozen):
 
 
 class Harm(Frozen):
-    """What a failed guardrail lost under one label: rows lost and won back, of n that were compared.
+    """What a failed guardrail or slice lost under one label: rows lost and won back, of n that were compared.
 
     `rows` are ids in the predictions: a verdict is in git, and what users wrote is not.
     """

@@ -83,7 +83,7 @@ def test_gate_passes_a_candidate_that_is_better_on_audit_and_equal_elsewhere() -
     names = {(check.name, check.suite) for check in verdict.checks}
     assert names == {
         ("bound", None), ("superior", "audit"), ("non_inferior", "golden"), ("non_inferior", "retained"), ("floor", "golden"),
-        ("repair", "repair"), *(("measured", s) for s in ("audit", "golden", "retained", "repair")),
+        ("repair", "repair"), ("slices", None), *(("measured", s) for s in ("audit", "golden", "retained", "repair")),
     }  # fmt: skip
     superior = verdict.check("superior")
     assert superior and (superior.n, superior.won, superior.lost, superior.difference) == (120, 30, 0, 0.25)
@@ -93,7 +93,11 @@ def test_gate_passes_a_candidate_that_is_better_on_audit_and_equal_elsewhere() -
 def test_gate_refuses_when_forgetting_exceeds_the_margin_and_names_what_was_lost() -> None:
     ours = [i % 8 != 0 or i >= 160 for i in range(200)]  # 20 rows of refund_status, 10 points
     verdict = judge(good(golden=suite("golden", ours, right(200))))
-    assert (verdict.promote, verdict.status, failing(verdict)) == (False, "failed", [("non_inferior", "golden")])
+    assert (verdict.promote, verdict.status, failing(verdict)) == (
+        False,
+        "failed",
+        [("non_inferior", "golden"), ("slices", None)],
+    )
     assert verdict.check("superior", "audit").passed  # type: ignore[union-attr]
     assert [(h.suite, h.label, h.lost, h.n) for h in verdict.harmed] == [("golden", "refund_status", 20, 25)]
     assert verdict.harmed[0].rows == tuple(f"{i:04}" for i in range(0, 80, 8))

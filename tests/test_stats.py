@@ -180,3 +180,41 @@ def test_a_fall_against_few_rows_is_weighed_by_them() -> None:
     assert stats.fall_p(9, 10, 1000, 1000) < 0.01
     with pytest.raises(ValueError):
         stats.fall_p(11, 10, 5, 10)
+
+
+# --- several tests, and looking again and again
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.04, 1.0]
+    assert stats.holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+    assert stats.holm([]) == []
+
+
+def test_the_e_value_is_the_mean_likelihood_ratio_over_shares_of_losses_above_one_half() -> None:
+    for losses, wins in [(0, 0), (1, 0), (0, 1), (12, 3), (3, 12), (40, 35)]:
+        steps = 200_000
+        shares = 0.5 + (np.arange(steps) + 0.5) / (2 * steps)
+        ratio = np.mean(shares**losses * (1 - shares) ** wins) * 2 ** (losses + wins)
+        assert stats.log_e(losses, wins) == pytest.approx(math.log(ratio), abs=1e-6)
+    assert stats.log_e(0, 100_000) < 0 < stats.log_e(100_000, 0)
+    with pytest.raises(ValueError):
+        stats.log_e(-1, 3)
+
+
+def test_the_e_process_is_a_martingale_where_the_arms_are_equal() -> None:
+    for losses, wins in [(0, 0), (5, 9), (30, 12)]:
+        now, worse, better = (math.exp(stats.log_e(*at)) for at in ((losses, wins), (losses + 1, wins), (losses, wins + 1)))
+        assert (worse + better) / 2 == pytest.approx(now)
+
+
+def test_looking_after_each_of_1000_pairs_raises_few_false_alarms_and_a_repeated_test_many() -> None:
+    rng = np.random.default_rng(0)
+    lost = np.cumsum(rng.random((300, 1000)) < 0.5, axis=1)
+    seen = np.arange(1, 1001)
+    bars = [next(s for s in range(n // 2, n + 2) if s > n or stats.log_e(s, n - s) >= math.log(20)) for n in seen]
+    tests = binom.isf(0.05, seen, 0.5) + 1
+    assert np.mean((lost >= bars).any(axis=1)) <= 0.05
+    assert np.mean((lost >= tests).any(axis=1)) > 0.25

@@ -1,0 +1,199 @@
+"""What the gate lets through and what it stops, from simulated candidates through the real `gate.judge`; and looking again.
+
+    python benchmarks/gate_power.py [--draws 1000] [--json]
+
+Each suite (audit, golden, retained) has 200, 500 or 1,000 rows of 12 labels, of which one holds 8 %. The arms differ by
+chance on 10 % of the rows, as often to the good as to the bad; margin 5 points, level 0.05, a gain of 2 points asked for.
+`bare_rule` is the rule "at least as many right on `audit`". The watch has 20 audited rows a window and 50 windows.
+Keys: {case: {rows: {promoted, bare_rule}}}, and `watch`.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from retrain import gate, stats
+from retrain.checks import Answer, Prediction
+from retrain.params import Gates
+from retrain.verdict import ChampionState
+
+GATES = Gates(
+    level=0.05, margin=0.05, min_effect=0.02, min_rows=100, not_measured_max=0.02, floor={}, parse_floor=None, repair=0.5,
+    repair_min_rows=4,
+)  # fmt: skip
+SIZES = (200, 500, 1000)
+SUITES = ("audit", "golden", "retained")
+DIFFERING, ACCURACY, SLICES, SLICE_SHARE, ATTEMPTS = 0.10, 0.85, 12, 0.08, 10
+SHA = {name: format(i, "x") * 64 for i, name in enumerate([*gate.HASHES, "champion", "suite"], 1)}
+WINDOWS, ROWS_A_WINDOW = 50, 20
+Right = dict[str, np.ndarray]  # suite -> who of the rows is right
+CASES: dict[str, dict[str, Any]] = {  # gain: points by suite; slice: points on the slice, of every suite
+    "identical": {},
+    "better_2": {"gain": {"audit": 0.02}},
+    "better_5": {"gain": {"audit": 0.05}},
+    "better_10": {"gain": {"audit": 0.10}},
+    "better_but_one_slice_15_worse": {"gain": {"audit": 0.10}, "slice": -0.15},
+    "better_but_retained_10_worse": {"gain": {"audit": 0.10, "retained": -0.10}},
+    "replace_by_equal": {"purpose": "replace"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=1000, help="candidates a row of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    found = run(arguments.draws)
+    print(json.dumps(found) if arguments.json else table(found))
+
+
+def run(draws: int) -> dict[str, Any]:
+    """Shares of candidates promoted; the same draws give the same numbers."""
+    found: dict[str, Any] = {}
+    for number, (name, case) in enumerate(CASES.items()):
+        found[name] = {}
+        for n in SIZES:
+            rng, bench = np.random.default_rng([7, number, n]), Bench(n)
+            tried = [_once(rng, bench, case) for _ in range(draws)]
+            found[name][str(n)] = _shares(tried)
+    found["ten_attempts_on_the_same_rows"] = {str(n): _shares(_attempts(n, draws)) for n in SIZES}
+    found["watch"] = watch(draws)
+    return found
+
+
+def _shares(tried: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    promoted, bare = np.mean(tried, axis=0)
+    return {"promoted": round(float(promoted), 4), "bare_rule": round(float(bare), 4)}
+
+
+class Bench:
+    """Suites of n rows. The four predictions that a row can have are made once: what is drawn is which."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        first = round(SLICE_SHARE * n)
+        self.labels = np.array([0] * first + [1 + i % (SLICES - 1) for i in range(n - first)])
+        self.rows = {suite: [self._row(suite, i) for i in range(n)] for suite in SUITES}
+
+    def _row(self, suite: str, i: int) -> list[Prediction]:
+        return [
+            Prediction(
+                suite=suite,  # type: ignore[arg-type]
+                id=f"{i:05}",
+                cluster=f"{suite}{i}",
+                expected="yes",
+                slice={"label": f"label {self.labels[i]}"},
+                excluded=None,
+                question="?",
+                arms={
+                    "candidate": Answer(answer="yes" if ours else "no", right=bool(ours), parsed=True),
+                    "champion": Answer(answer="yes" if theirs else "no", right=bool(theirs), parsed=True),
+                },
+            )
+            for ours in (0, 1)
+            for theirs in (0, 1)
+        ]
+
+    def promoted(self, ours: Right, theirs: Right, purpose: str = "improve", tries: int = 0) -> bool:
+        rows = [
+            self.rows[suite][i][2 * a + b]
+            for suite in SUITES
+            for i, (a, b) in enumerate(zip(ours[suite], theirs[suite], strict=True))
+        ]
+        tried = tuple(f"earlier {number}" for number in range(tries))
+        state = ChampionState(adapter="support", purpose=purpose, version=1, digest=SHA["champion"], attempts=tried, audit=None)
+        bound = {
+            **{name: SHA[name] for name in gate.HASHES},
+            "champion": SHA["champion"],
+            "attempts": tries,
+            "rows": dict.fromkeys(SUITES, self.n),
+            "suites": dict.fromkeys(SUITES, SHA["suite"]),
+            "evaluated": {"candidate": SHA["adapter"], "champion": SHA["champion"]},
+        }
+        return gate.judge(rows, gates=GATES, state=state, task="classification", bound=bound).promote  # type: ignore[arg-type]
+
+    def champion(self, rng: np.random.Generator) -> Right:
+        return {suite: (rng.random(self.n) < ACCURACY).astype(int) for suite in SUITES}
+
+    def candidate(self, rng: np.random.Generator, champion: Right, gain: dict[str, float], slice_: float | None) -> Right:
+        """Differs from the champion by chance on a tenth of the rows, and by the gain on top where it is more than that."""
+        found = {}
+        for suite in SUITES:
+            gains = np.full(self.n, gain.get(suite, 0.0))
+            gains = gains if slice_ is None else np.where(self.labels == 0, slice_, gains)
+            differing = np.maximum(DIFFERING, np.abs(gains))
+            right = champion[suite]
+            # a right row is lost, a wrong one won, so often that the wished shares of all rows come out
+            losing, winning = (differing - gains) / 2 / ACCURACY, (differing + gains) / 2 / (1 - ACCURACY)
+            flipped = rng.random(self.n) < np.where(right == 1, losing, winning)
+            found[suite] = np.where(flipped, 1 - right, right)
+        return found
+
+
+def _once(rng: np.random.Generator, bench: Bench, case: dict[str, Any]) -> tuple[bool, bool]:
+    champion = bench.champion(rng)
+    candidate = bench.candidate(rng, champion, case.get("gain", {}), case.get("slice"))
+    promoted = bench.promoted(candidate, champion, case.get("purpose", "improve"))
+    return promoted, bool(candidate["audit"].sum() >= champion["audit"].sum())
+
+
+def _attempts(n: int, draws: int) -> list[tuple[bool, bool]]:
+    """Ten equal candidates, one after another, on the same rows: was any promoted?"""
+    rng, bench, found = np.random.default_rng([7, 100, n]), Bench(n), []
+    for _ in range(draws):
+        champion = bench.champion(rng)
+        passed = bare = False
+        for tries in range(ATTEMPTS):
+            candidate = bench.candidate(rng, champion, {}, None)
+            passed = passed or bench.promoted(candidate, champion, tries=tries)
+            bare = bare or bool(candidate["audit"].sum() >= champion["audit"].sum())
+        found.append((passed, bare))
+    return found
+
+
+def watch(draws: int) -> dict[str, Any]:
+    """False rollbacks over 50 windows, and windows until a loss of 5 points is seen, by e-process and by a test a window."""
+    found: dict[str, Any] = {"windows": WINDOWS, "rows_a_window": ROWS_A_WINDOW}
+    for name, loss in (("false_rollbacks", 0.0), ("loss_of_5_points", 0.05)):
+        rng = np.random.default_rng([7, 200, int(100 * loss)])
+        shares = [(DIFFERING + loss) / 2, (DIFFERING - loss) / 2, 1 - DIFFERING]
+        drawn = rng.multinomial(ROWS_A_WINDOW, shares, (draws, WINDOWS)).cumsum(axis=1)
+        for rule, says in (("e_process", _e_process), ("naive", _naive)):
+            at = [next((w + 1 for w in range(WINDOWS) if says(int(d[w, 0]), int(d[w, 1]))), None) for d in drawn]
+            caught = [w for w in at if w is not None]
+            told: dict[str, Any] = {"rolled_back": round(len(caught) / draws, 4)}
+            if loss:
+                told["median_windows"] = float(np.median([w if w is not None else math.inf for w in at]))
+            found.setdefault(rule, {})[name] = told
+    return found
+
+
+def _e_process(lost: int, won: int) -> bool:
+    return stats.e_process_harm(lost, won, level=GATES.level)
+
+
+def _naive(lost: int, won: int) -> bool:
+    return stats.mcnemar_p(lost, won) <= GATES.level
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = ["| candidate | rows a suite | promoted | rule `>=` |", "|---|---|---|---|"]
+    for case, sizes in found.items():
+        if case != "watch":
+            name = case.replace("_", " ")
+            lines += [f"| {name} | {n} | {s['promoted']:.1%} | {s['bare_rule']:.1%} |" for n, s in sizes.items()]
+    seen = found["watch"]
+    lines += ["", f"{seen['windows']} windows of {seen['rows_a_window']} audited rows:", ""]
+    lines += ["| watch | false rollbacks | a loss of 5 points caught | median windows |", "|---|---|---|---|"]
+    for rule, name in (("e_process", "e-process"), ("naive", "a test at each window")):
+        false, real = seen[rule]["false_rollbacks"], seen[rule]["loss_of_5_points"]
+        lines.append(f"| {name} | {false['rolled_back']:.1%} | {real['rolled_back']:.1%} | {real['median_windows']:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
