@@ -77,6 +77,31 @@ class Model:
                 tick(len(rows))
         return [found[i] for i in range(len(ids))]
 
+    def samples(
+        self,
+        questions: Sequence[Sequence[Message]],
+        *,
+        template: prompts.Template,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        batch: int,
+        seed: int,
+    ) -> list[Answer]:
+        """One sampled text a question, in their order: the same seed, batch and machine give the same texts."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        ids = [template.question(messages) for messages in questions]
+        found: list[Answer] = []
+        with torch.inference_mode():
+            for start in range(0, len(ids), batch):
+                rows = ids[start : start + batch]
+                choose = _Sampled(template, len(rows), max_new_tokens, temperature, top_p, generator)
+                self._decode(rows, None, 0, choose)
+                found += choose.answers()
+        return found
+
     def _prefix(self, shared: list[int]) -> Any:
         import torch
         from transformers import DynamicCache
@@ -176,3 +201,20 @@ class _Free:
             Answer(decode(tokens).strip(), math.exp(sum(logs) / len(logs)), not ended)
             for tokens, logs, ended in zip(self.tokens, self.logs, self.ended, strict=True)
         ]
+
+
+class _Sampled(_Free):
+    """Text drawn from the smallest set of tokens that holds top_p of the probability (Holtzman et al. 2020)."""
+
+    def __init__(
+        self, template: prompts.Template, rows: int, most: int, temperature: float, top_p: float, generator: Any
+    ) -> None:
+        super().__init__(template, rows, most)
+        self.temperature, self.top_p, self.generator = temperature, top_p, generator
+
+    def step(self, alive: list[int], logits: Any) -> list[int | None]:
+        shares, tokens = (logits / self.temperature).softmax(-1).cpu().sort(-1, descending=True)
+        shares = shares.masked_fill(shares.cumsum(-1) - shares >= self.top_p, 0.0)  # the likeliest token always stays
+        drawn = shares.multinomial(1, generator=self.generator)
+        picked, told = tokens.gather(-1, drawn).squeeze(-1).tolist(), shares.gather(-1, drawn).log().squeeze(-1).tolist()
+        return [self._take(row, picked[i], told[i]) for i, row in enumerate(alive)]

@@ -16,7 +16,7 @@ from retrain.errors import ParamsError
 from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
-from retrain.sections import Judge, Section
+from retrain.sections import Judge, Section, Synthesize
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -24,8 +24,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
 SECTIONS = (
-    "logs", "window", "drift", "quality", "trigger", "failures", "prepare", "train", "evaluate", "gates", "promotion", "notify",
-)  # fmt: skip
+    *("logs", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate", "gates"),
+    *("promotion", "notify"),
+)
 
 
 class Workspace(Section):
@@ -241,6 +242,8 @@ class Params(Section):
     quality: Quality
     trigger: Trigger
     failures: Failures
+    synthesize: Synthesize
+    approved: dict[Name, str]
     prepare: Prepare
     train: Train
     evaluate: Evaluate

@@ -15,7 +15,7 @@ from retrain import overlay, preflight, recheck, records
 from retrain import params as params_
 from retrain.answers import SCHEMA, Schema, misfit, schema_of
 from retrain.errors import DataError
-from retrain.records import Example, read_examples, read_folder, rows_digest, unit_hash, write_json, write_jsonl
+from retrain.records import Example, read_examples, read_folder, read_json, rows_digest, unit_hash, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def prepare(
     changes: Sequence[overlay.Change] = (),
     known: Collection[str] = (),
     repair_least: int = 0,
+    synthetic: Sequence[Example] = (),
+    max_share: float = 0.0,
 ) -> Prepared:
     """Who trains and who judges; audits are (stamp, rows), oldest first: the newest is the target of the gate.
 
@@ -74,6 +76,7 @@ def prepare(
     rows = _known_labels(rows, labels, left_out)
     new = {row.id for row in learn} - set(known)
     rows = _balanced(rows, new, rules.max_per_label, left_out) if labels else rows
+    rows = _with_synthetic(rows, synthetic, judging, rules.max_per_label, max_share, left_out) if synthetic else rows
     return Prepared(rows, {name: kept for name, kept in judging.items() if kept}, dict(left_out))
 
 
@@ -161,9 +164,60 @@ def _balanced(rows: list[Example], new: set[str], most: int, left_out: Counter[s
     return sorted(kept, key=lambda row: row.id)
 
 
+def _with_synthetic(
+    rows: list[Example], synthetic: Sequence[Example], judging: dict[str, list[Example]], most: int, share: float,
+    left_out: Counter[str],
+) -> list[Example]:  # fmt: skip
+    """Human rows, then what room they leave: no copy of them or of a suite, no label that they lack, at most the share."""
+    taken = {row.key for row in (*rows, *(row for kept in judging.values() for row in kept))}
+    human, added = Counter(row.answer for row in rows), Counter[str]()
+    kept: list[Example] = []
+    for row in sorted(merge(synthetic), key=lambda row: unit_hash(row.id, "balance")):
+        room = min(most - human[row.answer], int(human[row.answer] * share / (1 - share) + 1e-9))
+        if (row.source, row.label_source) != ("synthetic", "synthetic"):
+            raise DataError(f"row {row.id} among the synthetic ones has source {row.source}: `synthesize` alone writes them")
+        if row.key in taken:
+            left_out["synthetic copy of another row"] += 1
+        elif added[row.answer] >= room:
+            left_out["synthetic beyond its share"] += 1
+        else:
+            taken.add(row.key)
+            added[row.answer] += 1
+            kept.append(row)
+    return sorted([*rows, *kept], key=lambda row: row.id)
+
+
 def read_audits(folder: Path) -> list[tuple[str, list[Example]]]:
     """(stamp, rows) of each audit file, oldest first."""
     return [(path.stem, read_examples(path)) for path in sorted(Path(folder).glob("*.jsonl"))]
+
+
+def of_workspace(adapter: str, params: params_.Params, synthetic: Sequence[Example] = ()) -> Prepared:
+    """`prepare` over the files of this folder; without synthetic rows, what a generator may learn from."""
+    spec, suites = params.adapter(adapter), Path("data/suites") / adapter
+    return prepare(
+        seed=read_examples(Path("data/seed") / f"{adapter}.jsonl"),
+        failures=read_folder(Path("data/failures") / adapter),
+        golden=read_examples(suites / "golden.jsonl"),
+        audits=read_audits(suites / "audit"),
+        rules=params.prepare,
+        labels=spec.labels,
+        schema=schema_of(Path(), spec),
+        changes=overlay.read(suites),
+        known=recheck.known(Path("out") / adapter / "recheck"),
+        repair_least=params.gates.repair_min_rows,
+        synthetic=synthetic,
+        max_share=params.synthesize.max_share,
+    )
+
+
+def approved_rows(adapter: str, params: params_.Params, folder: Path) -> tuple[list[Example], int]:
+    """(synthetic rows that may train, rows that a person has not approved); no folder: none were made."""
+    if not (folder / "report.json").exists():
+        return [], 0
+    rows, recipe = read_examples(folder / "rows.jsonl"), read_json(folder / "report.json").get("recipe")
+    free = params.synthesize.approval == "none" or (recipe is not None and params.approved.get(adapter) == recipe)
+    return (rows, 0) if free else ([], len(rows))
 
 
 def main(adapter: str) -> None:
@@ -171,22 +225,13 @@ def main(adapter: str) -> None:
     preflight.check(Path(), params, adapter)
     spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
     schema, changes = schema_of(Path(), spec), overlay.read(suites)
-    seed = read_examples(Path("data/seed") / f"{adapter}.jsonl")
     failures, known = read_folder(Path("data/failures") / adapter), recheck.known(out / "recheck")
-    made = prepare(
-        seed=seed,
-        failures=failures,
-        golden=read_examples(suites / "golden.jsonl"),
-        audits=read_audits(suites / "audit"),
-        rules=params.prepare,
-        labels=spec.labels,
-        schema=schema,
-        changes=changes,
-        known=known,
-        repair_least=params.gates.repair_min_rows,
-    )
+    synthetic, unapproved = approved_rows(adapter, params, out / "synthetic")
+    made = of_workspace(adapter, params, synthetic)
+    if unapproved:
+        made.left_out["synthetic, not approved"] = unapproved
     if not made.train:
-        raise DataError(f"no row of data/seed/{adapter}.jsonl ({len(seed)} rows) trains: {made.left_out or 'it is empty'}")
+        raise DataError(f"no row of data/seed/{adapter}.jsonl trains: {made.left_out or 'it is empty'}")
     write_jsonl(out / "data" / "train.jsonl", made.train)
     for name, rows in made.suites.items():
         write_jsonl(out / "suites" / f"{name}.jsonl", rows)
@@ -197,9 +242,12 @@ def main(adapter: str) -> None:
     counts = {name: len(rows) for name, rows in made.suites.items()}
     left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
     report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}
+    synthesized = sum(row.source == "synthetic" for row in made.train)
     if failures:
         new = len({row.id for row in failures} & {row.id for row in made.train} - known)
-        report["train_by"] = {"new failures": new, "replay": len(made.train) - new}
+        report["train_by"] = {"new failures": new, "replay": len(made.train) - new - synthesized}
+    if synthetic:
+        report["synthetic"] = synthesized
     write_json(out / "data" / "prepare.json", report)
     print(f"{adapter}: {len(made.train)} rows train, suites {counts}" + (f", left out {left_out}" if left_out else ""))
 

@@ -1,6 +1,7 @@
 """Would something simpler have been enough? Logistic regression on static sentence vectors, on the same rows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from retrain.records import Example
 from retrain.text import vectors
@@ -8,11 +9,27 @@ from retrain.text import vectors
 
 def answers(train: Sequence[Example], questions: Sequence[str], *, seed: int) -> list[str]:
     """The label that a regression fitted on train gives each question; with a single label, that label."""
-    from sklearn.linear_model import LogisticRegression
-
     labels = [row.answer for row in train]
     if not questions or len(set(labels)) < 2:
         return labels[:1] * len(questions)
+    return [str(label) for label in _fitted(train, seed).predict(vectors(questions))]
+
+
+def agreement(train: Sequence[Example], rows: Sequence[Example], *, seed: int) -> list[float]:
+    """Probability (0 to 1) that a regression fitted on train gives each row's own label; 0 for a label it never saw.
+
+    With fewer than two labels in train nothing could disagree, so nothing agrees either: 0 for all.
+    """
+    if not rows or len({row.answer for row in train}) < 2:
+        return [0.0] * len(rows)
+    model = _fitted(train, seed)
+    at = {str(label): i for i, label in enumerate(model.classes_)}
+    found = model.predict_proba(vectors([row.question for row in rows]))
+    return [float(found[i, at[row.answer]]) if row.answer in at else 0.0 for i, row in enumerate(rows)]
+
+
+def _fitted(train: Sequence[Example], seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=20.0, max_iter=2000, class_weight="balanced", random_state=seed)
-    model.fit(vectors([row.question for row in train]), labels)
-    return [str(label) for label in model.predict(vectors(questions))]
+    return model.fit(vectors([row.question for row in train]), [row.answer for row in train])

@@ -1,7 +1,7 @@
 """Sections of params.yaml that describe a model behind an address; `params` has all the others."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -49,4 +49,45 @@ class Judge(Endpoint):
     def _template_is_in_the_workspace(self) -> Self:
         if self.template is not None and (self.template.startswith(("/", "~", "-")) or ".." in Path(self.template).parts):
             raise ValueError(f"template is {self.template!r}, must be a path inside the workspace, such as data/judge.txt")
+        return self
+
+
+class Reverse(Section):
+    """The base itself, taught in reverse on the human rows (a text for a label), then sampled."""
+
+    kind: Literal["reverse"]
+    epochs: Annotated[int, Field(ge=1, le=50)]
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: Annotated[int, Field(ge=4, le=1024)]
+    template: str | None = None
+
+
+class Asked(Endpoint):
+    """A model behind an address that is shown human rows of a label and asked for others."""
+
+    kind: Literal["endpoint"]
+    seconds: Annotated[float, Field(gt=0)]
+    shots: Annotated[int, Field(ge=1, le=50)]
+    template: str | None = None
+
+
+class Synthesize(Section):
+    """Examples that a model writes; each filter rejects what fails it (`synthetic_filters`)."""
+
+    rows: Annotated[int, Field(ge=0, le=10_000)]
+    approval: Literal["required", "none"]
+    generator: Annotated[Reverse | Asked, Field(discriminator="kind")]
+    tries: Annotated[float, Field(ge=1, le=100)]
+    near: Annotated[float, Field(gt=0, le=1)]
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    length: Annotated[float, Field(ge=1)]
+    diversity: Annotated[float, Field(ge=0, le=1)]
+    max_share: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _template_is_watched(self) -> Self:
+        named = self.generator.template
+        if named is not None and (not named.startswith("data/prompts/") or ".." in Path(named).parts):
+            raise ValueError(f"generator.template is {named!r}, must lie in data/prompts/: dvc.yaml watches that folder")
         return self
