@@ -214,7 +214,7 @@ def reverse_params() -> Params:
     labels = json.dumps(sorted(small.TELLS.values()))
     return params_.load(ROOT, [
         "train.learning_rate=0.003", "train.max_length=64", f"adapters.support.labels={labels}",
-        "synthesize.generator.epochs=4", "synthesize.generator.max_new_tokens=12", "synthesize.generator.temperature=0.05",
+        "synthesize.generator.epochs=12", "synthesize.generator.max_new_tokens=12", "synthesize.generator.temperature=0.05",
     ])  # fmt: skip
 
 
