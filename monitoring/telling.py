@@ -160,6 +160,8 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
         return Event(at, "rollback", key, title, (entry.reason,), facts=tuple(facts), digest=entry.digest)
     if isinstance(entry, ledger.Release):
         return Event(at, "release", key, "A row released from quarantine", (entry.reason,), facts=(written, ("row", entry.id)))
+    if isinstance(entry, ledger.Approval):
+        return Event(at, "dataset", key, f"Synthetic rows approved: recipe {entry.recipe}", (entry.reason,), facts=(written,))
     if isinstance(entry, ledger.Suite):
         return Event(at, "dataset", key, f"Suites changed: {ledger.changed(entry)}", (entry.reason,), facts=(written,))
     words = f"{entry.label} ({count(entry.rows, 'row')} of users who needed it)"

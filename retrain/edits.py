@@ -25,6 +25,17 @@ def add_label(path: Path, adapter: str, label: str) -> None:
     validated(read(path), str(path))
 
 
+def approve(path: Path, adapter: str, recipe: str) -> None:
+    """Set approved.<adapter>, comments kept."""
+    from ruamel.yaml import YAML
+
+    def change(data: Any) -> None:
+        data["approved"][adapter] = recipe
+
+    edit(path, change, YAML())
+    validated(read(path), str(path))
+
+
 def edit(path: Path, change: Any, yaml_: Any) -> None:
     from io import StringIO
 

@@ -91,7 +91,15 @@ class Suite(Line):
     reason: str
 
 
-Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite, Field(discriminator="kind")]
+class Approval(Line):
+    """Synthetic rows that a person let train; a record only: `approved` in params.yaml is what configures."""
+
+    kind: Literal["approval"] = "approval"
+    recipe: str
+    reason: str
+
+
+Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite | Approval, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
@@ -289,6 +297,8 @@ def describe(entry: Entry) -> str:
         return f"{entry.at} released from quarantine: {entry.id}: {entry.reason}"
     if isinstance(entry, Suite):
         return f"{entry.at} suites changed: {changed(entry)}: {entry.reason}"
+    if isinstance(entry, Approval):
+        return f"{entry.at} synthetic rows approved: recipe {entry.recipe}: {entry.reason}"
     return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"
 
 

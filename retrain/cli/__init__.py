@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from retrain.cli import data, importing, looking, quarantining, releasing, reviewing, starting, suite, watching
+from retrain.cli import data, importing, looking, quarantining, releasing, reviewing, starting, suite, synthesis, watching
 from retrain.errors import RetrainError
 
 VERBS = {
@@ -52,6 +52,10 @@ import_app = typer.Typer(no_args_is_help=True, help="Rows that a team already ha
 import_app.command()(importing.openai)
 app.add_typer(import_app, name="import", rich_help_panel="Data")
 app.add_typer(suite_app, name="suite", rich_help_panel="Data")
+synthetic_app = typer.Typer(no_args_is_help=True, help="Rows that a model wrote, before they train.")
+for look in (synthesis.show, synthesis.approve):
+    synthetic_app.command()(look)
+app.add_typer(synthetic_app, name="synthetic", rich_help_panel="Data")
 
 
 def main() -> None:
