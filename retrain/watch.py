@@ -219,11 +219,10 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         spec = params.adapter(adapter)
         labels, schema = spec.labels, schema_of(clone.root, spec)
-        rate = params.failures.audit_rate
         door = Door.of(clone, adapter, before=at)
         made = failures.failure_cases(
-            known, audit_rate=rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door, source=door.source,
-            selector=Selector.of(params.failures, labels, schema),
+            known, audit_rate=params.failures.audit_rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door,
+            source=door.source, selector=Selector.of(params.failures, labels, schema),
             reviewed=review.known(workspace, adapter, logs, end),
         )  # fmt: skip
         earlier_out = quarantine.pull(clone, adapter)
