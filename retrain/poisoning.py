@@ -73,7 +73,7 @@ def suspects(
     found: dict[str, str] = {}
     if labels:
         evidence = Evidence.of(cases, [row for row in told if row.answer in labels], rules)
-        for looks in ((_users, _sources), (_copied, _phrases, _corrected, _claimed, _hurried), (_alone,)):
+        for looks in ((_users, _sources), (_copied, _corrected, _phrases, _claimed, _hurried), (_alone,)):
             left = [i for i, case in enumerate(cases) if case.request_id not in found]
             if not left:
                 break
