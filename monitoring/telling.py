@@ -164,6 +164,8 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
         return Event(at, "dataset", key, f"Synthetic rows approved: recipe {entry.recipe}", (entry.reason,), facts=(written,))
     if isinstance(entry, ledger.Suite):
         return Event(at, "dataset", key, f"Suites changed: {ledger.changed(entry)}", (entry.reason,), facts=(written,))
+    if isinstance(entry, ledger.Erasure):
+        return Event(at, "dataset", key, ledger.erased(entry), (entry.reason,), facts=(written,))
     words = f"{entry.label} ({count(entry.rows, 'row')} of users who needed it)"
     return Event(at, "labels", key, "1 label admitted", (words,), facts=(written,))
 

@@ -176,6 +176,9 @@ def decide(history: Sequence[WindowRecord], *, policy: Trigger, facts: Facts) ->
         if isinstance(item, MaxAge) and facts.trained and item.says(case)[0]:
             reached = from_stamp(facts.trained) + timedelta(days=item.days)
             return _start("replace", reached, served, case, policy, [item.says(case)[1]])
+    if facts.erased:
+        why = "rows were erased that the champion has learned: it is to be replaced by one that has not"
+        return _start("replace", from_stamp(facts.erased), served, case, policy, [why])
     return _hold(*held)
 
 

@@ -109,13 +109,13 @@ def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: 
 
     It quotes what users wrote: it belongs into the DVC cache and MLflow, not into git.
     """
-    lines = [one_line(verdict), "", *(f"- {_escape(line)}" for line in plain_lines(verdict, metrics)), ""]
+    lines = [one_line(verdict), "", *(f"- {escape(line)}" for line in plain_lines(verdict, metrics)), ""]
     since = "since the champion was judged" if verdict.purpose != "first" else "by hand"
-    lines += [f"- The suites were changed {since}: {_escape('; '.join(changed))}.", ""] if changed else []
+    lines += [f"- The suites were changed {since}: {escape('; '.join(changed))}.", ""] if changed else []
     lines += ["## Checks", "", *_checks_table(verdict), "", "## Scores", "", *_scores_table(metrics), ""]
     if verdict.harmed:
         lines += ["## What was lost", "", *_harmed_table(verdict.harmed, predictions), ""]
-    lines += ["## Bound to", "", *(f"- {key}: {_escape(str(value))}" for key, value in _flat(verdict.bound)), ""]
+    lines += ["## Bound to", "", *(f"- {key}: {escape(str(value))}" for key, value in _flat(verdict.bound)), ""]
     return "\n".join(lines)
 
 
@@ -264,7 +264,7 @@ def _harmed_table(harmed: tuple[Harm, ...], predictions: Predictions) -> list[st
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     """A Markdown table; every cell is escaped, so that a user's text stays text."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    return lines + [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
 
 
 def _flat(bound: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -301,7 +301,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[`*<>|\[\]]", "", text)).strip()
 
 
-def _escape(text: str, most: int = 300) -> str:
+def escape(text: str, most: int = 300) -> str:
     """Text that Markdown and HTML leave alone, on one line."""
     flat = re.sub(r"\s+", " ", text).strip()
     flat = flat if len(flat) <= most else flat[: most - 1] + "…"

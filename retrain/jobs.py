@@ -7,12 +7,12 @@ converges.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import edits, ledger, preflight, publish
+from retrain import edits, ledger, preflight, publish, tombstones
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
@@ -65,7 +65,7 @@ def retrain(
     The same `end` twice is one attempt; one older than the newest attempt raises ParamsError. purpose is `first` whatever is
     given, as long as nothing serves.
     """
-    asked = _Asked(adapter, stamp(end), purpose, tuple(audited), tuple(overrides))
+    asked = _Asked(adapter, stamp(end), purpose, tuple(audited), tuple(overrides), workspace.root)
     unpushed = workspace.unpushed()
     if unpushed:
         say(f"note: {unpushed}; a retraining uses what {workspace.remote} holds: commit and push what it shall see")
@@ -102,6 +102,7 @@ class _Asked:
     purpose: Purpose
     audited: tuple[Example, ...]
     overrides: tuple[str, ...]
+    home: Path = Path()  # the workspace
 
 
 def _known(clone: Clone, asked: _Asked) -> Attempted | None:
@@ -126,6 +127,7 @@ def _inputs(clone: Clone, asked: _Asked) -> list[str]:
         paths.append("params.yaml")
     entries = ledger.read(clone.root, adapter)
     folder = clone.root / suites / "audit"
+    asked = replace(asked, audited=tuple(tombstones.read(clone.root, asked.home).without(asked.audited)))
     if _audit(folder, asked, ledger.state(entries).attempts):
         paths += clone.dvc_add(suites)
     serving = ledger.state(entries).champion

@@ -99,7 +99,19 @@ class Approval(Line):
     reason: str
 
 
-Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite | Approval, Field(discriminator="kind")]
+class Erasure(Line):
+    """Rows of an erased user or request, gone from every dataset version: what used them can no longer be reproduced."""
+
+    kind: Literal["erasure"] = "erasure"
+    rows: int = Field(ge=0)
+    versions: tuple[int, ...]  # that learned them
+    candidates: tuple[str, ...]  # digests of all that learned them, versions or not
+    after: str | None  # end of the newest attempt then
+    tombstone: str  # first digits of its hash
+    reason: str
+
+
+Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite | Approval | Erasure, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
@@ -299,7 +311,25 @@ def describe(entry: Entry) -> str:
         return f"{entry.at} suites changed: {changed(entry)}: {entry.reason}"
     if isinstance(entry, Approval):
         return f"{entry.at} synthetic rows approved: recipe {entry.recipe}: {entry.reason}"
+    if isinstance(entry, Erasure):
+        used = f"v{', v'.join(map(str, entry.versions))} used them" if entry.versions else "no version used them"
+        return f"{entry.at} {erased(entry)} ({used}): {entry.reason}"
     return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"
+
+
+def erased(entry: Erasure) -> str:
+    return f"{entry.rows} row{'' if entry.rows == 1 else 's'} erased on {entry.at[:10]}, no longer reproducible"
+
+
+def erasures(entries: Iterable[Entry], digest: str | None) -> list[Erasure]:
+    """The erasures of rows that the adapter with this digest learned."""
+    return [entry for entry in entries if isinstance(entry, Erasure) and digest in entry.candidates]
+
+
+def owed(entries: Sequence[Entry]) -> list[Erasure]:
+    """The erasures for which a retraining is due: what serves has learned the rows."""
+    champion = state(entries).champion
+    return erasures(entries, champion.digest) if champion else []
 
 
 def changed(entry: Suite) -> str:

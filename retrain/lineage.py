@@ -7,38 +7,21 @@ cache or remote, at the head of the remote's branch; the checkout of a person pl
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from retrain import jobs, ledger, overlay
+from retrain import jobs, ledger, overlay, tombstones
 from retrain.errors import DataError, ParamsError
 from retrain.objects import GoneError
 from retrain.process import git, try_git
-from retrain.records import from_stamp
+from retrain.rows import Row, as_judged, difference, row_of
 from retrain.store import Blob, Store
 from retrain.workspace import Workspace
 
+LEFT = "data/lineage/{}"  # where the rows of a version came from, once it is no longer reproducible
 PARTS = {"seed": "data/seed/{}.jsonl", "failures": "data/failures/{}", "suites": "data/suites/{}"}
 TAG = re.compile(r"(.+)-v([1-9]\d{0,8})")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a version; `part` is seed, failures, golden or audit (or train: as an adapter learned it)."""
-
-    id: str
-    part: str
-    file: str
-    question: str
-    answer: str
-    source: str
-    label_source: str
-    reasons: tuple[str, ...]
-    origins: tuple[dict[str, Any], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "reasons": list(self.reasons), "origins": list(self.origins)}
 
 
 @dataclass(frozen=True)
@@ -118,23 +101,7 @@ def rows_at(store: Store, adapter: str, commit: str) -> list[Row]:
                 found += _rows(store, blob, _part(part, name), file)
             elif part == "suites" and name == overlay.FILE:
                 changes = overlay.parse(json.loads(store.read(blob)), file)
-    return _changed(found, changes, f"{PARTS['suites'].format(adapter)}/{overlay.FILE}") if changes else found
-
-
-def _changed(rows: list[Row], changes: Sequence[overlay.Change], file: str) -> list[Row]:
-    """Golden and audited rows as they judge now."""
-    judging = [_as_judged(row, changes) if row.part in ("golden", "audit") else row for row in rows]
-    added = [row_of(row.as_dict(), "golden", file) for row in overlay.golden([], changes)]
-    return [*(row for row in judging if row), *added]
-
-
-def _as_judged(row: Row, changes: Sequence[overlay.Change]) -> Row | None:
-    for change in changes:
-        if change.id == row.id and change.kind == "retire":
-            return None
-        if change.id == row.id and change.new:
-            row = replace(row, id=change.new, answer=change.answer or "")
-    return row
+    return as_judged(found, changes, f"{PARTS['suites'].format(adapter)}/{overlay.FILE}") if changes else found
 
 
 def _part(part: str, name: str) -> str:
@@ -145,59 +112,6 @@ def _part(part: str, name: str) -> str:
 
 def _rows(store: Store, blob: Blob, part: str, file: str) -> list[Row]:
     return [row_of(row, part, file) for row in store.rows(blob)]
-
-
-def row_of(row: dict[str, Any], part: str, file: str) -> Row:
-    """A JSON line as a row; what it lacks is empty."""
-    messages = row.get("messages") or [{}]
-    asked = next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None)
-    label_source = str(row.get("label_source", "human"))
-    reasons = row.get("reasons") or [label_source]
-    return Row(
-        id=_id(row),
-        part=part,
-        file=file,
-        question=str(asked or ""),
-        answer=str(messages[-1].get("content") or ""),
-        source=str(row.get("source", "")),
-        label_source=label_source,
-        reasons=tuple(map(str, reasons)),
-        origins=tuple(origin for origin in row.get("origins") or () if isinstance(origin, dict)),
-    )
-
-
-def _id(row: dict[str, Any]) -> str:
-    """Files that people write have no ids: the content gives it."""
-    from retrain.records import content_id
-
-    if row.get("id"):
-        return str(row["id"])
-    turns = [(str(m.get("role")), str(m.get("content"))) for m in row.get("messages") or () if isinstance(m, dict)]
-    return content_id(turns)
-
-
-def counts(rows: Sequence[Row], labels: bool) -> dict[str, dict[str, int]]:
-    """Rows by part, source, reason and (where the answers are labels) label, the most first."""
-    by = {"part": (r.part for r in rows), "source": (r.source for r in rows), "reason": (x for r in rows for x in r.reasons)}
-    told: dict[str, Iterable[str]] = {**by, **({"label": (r.answer for r in rows)} if labels else {})}
-    return {name: dict(Counter(values).most_common()) for name, values in told.items()}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What one version holds and the other does not, by part and id; a row that changed its part came and went."""
-
-    came: list[Row]
-    went: list[Row]
-
-
-def difference(old: Sequence[Row], new: Sequence[Row]) -> Difference:
-    before, after = ({(row.part, row.id) for row in rows} for rows in (old, new))
-    return Difference(_once(new, before), _once(old, after))
-
-
-def _once(rows: Sequence[Row], other: set[tuple[str, str]]) -> list[Row]:
-    return list({(row.part, row.id): row for row in rows if (row.part, row.id) not in other}.values())
 
 
 def steps(workspace: Workspace, store: Store, adapter: str, n: int) -> list[dict[str, Any]]:
@@ -248,6 +162,7 @@ class Learned:
 
     adapter: str
     name: str
+    digest: str
     version: int | None
     serves: bool
     rows: list[Row]
@@ -267,11 +182,21 @@ def promoted(workspace: Workspace, name: str) -> ledger.Promotion:
 
 
 def trained(store: Store, adapter: str, commit: str) -> list[Row]:
-    """The rows that trained the candidate of an attempt's commit; GoneError where nobody has them any more."""
+    """The rows that trained the candidate of an attempt's commit; GoneError where nobody has them any more.
+
+    Of a version that used rows which were erased since, an erasure has left where its other rows came from, without text.
+    """
     files = store.out(commit, f"prepare@{adapter}", f"out/{adapter}/data")
     if "train.jsonl" not in files:
         raise DataError(f"dvc.lock of commit {commit[:12]} has no out/{adapter}/data/train.jsonl: not a commit of a retraining")
-    return _rows(store, files["train.jsonl"], "train", f"out/{adapter}/data/train.jsonl")
+    blob, place = files["train.jsonl"], LEFT.format(adapter)
+    try:
+        return _rows(store, blob, "train", f"out/{adapter}/data/train.jsonl")
+    except GoneError:
+        left = store.files(head(store.workspace), place).get(f"{blob.id}.jsonl")
+        if left is None:
+            raise
+        return _rows(store, left, "train", f"{place}/{blob.id}.jsonl")
 
 
 def learned(workspace: Workspace, store: Store, wanted: Callable[[Row], bool]) -> tuple[list[Learned], list[str]]:
@@ -291,13 +216,23 @@ def learned(workspace: Workspace, store: Store, wanted: Callable[[Row], bool]) -
                 continue
             serves = bool(line and state.champion and line.version == state.champion.version)
             if rows:
-                found.append(Learned(adapter, name, line.version if line else None, serves, rows))
+                found.append(Learned(adapter, name, attempt.digest, line.version if line else None, serves, rows))
     return found, unknown
 
 
-def of_user(user: str) -> Callable[[Row], bool]:
-    """Whether a row came from this user."""
-    return lambda row: any(origin.get("user") == user for origin in row.origins)
+def of_user(workspace: Workspace, user: str) -> Callable[[Row], bool]:
+    """Whether a row came from this user, whose id rows hold as it is or as a keyed hash."""
+    secret = tombstones.key(workspace.root, make=False)
+    names = {user, *([tombstones.keyed(secret, user)] if secret else [])}
+    return lambda row: any(origin.get("user") in names for origin in row.origins)
+
+
+def erased(workspace: Workspace, adapter: str, digest: str | None = None) -> list[str]:
+    """What was erased of an adapter's rows (with a digest: of those that it learned), in words."""
+    lines = entries(workspace, adapter)
+    found = ledger.erasures(lines, digest) if digest else [line for line in lines if isinstance(line, ledger.Erasure)]
+    tags = {line.version: line.tag for line in ledger.state(lines).versions.values()}
+    return [f"{ledger.erased(line)}: {', '.join(tags[v] for v in line.versions) or 'no version'} used them" for line in found]
 
 
 # --- one row
@@ -339,9 +274,3 @@ def _in_adapter(workspace: Workspace, store: Store, adapter: str, start: str) ->
             until = until or version
         now = sorted({one.file for one in here})
     return [Found(adapter, row, now, since, until)] if row else []
-
-
-def collected(row: Row) -> list[str]:
-    """The collections that brought it, as stamps, oldest first."""
-    stamps = {str(origin["collected"]) for origin in row.origins if origin.get("collected")}
-    return sorted(stamps, key=from_stamp)

@@ -66,6 +66,7 @@ class Facts(BaseModel):
     audit_wrong: float | None = None  # the share of them that the champion answered wrongly
     cost: Cost = Cost()
     training: AwareDatetime | None = None  # since when a training of this adapter runs
+    erased: str | None = None  # end of the attempt after which rows were erased that the champion has learned
     asked: bool = False  # a person wants this very window to be able to train
     bar: Bar
 

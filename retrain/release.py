@@ -46,6 +46,10 @@ def _newest(clone: Clone, adapter: str) -> ledger.Attempt:
 
 def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.Attempt) -> int:
     """Fetch the attempt's bytes and verdict by commit, check that they belong together, upload, verify, record."""
+    learned = ledger.erasures(ledger.read(clone.root, adapter), attempt.digest)
+    if learned:
+        told = f"the attempt of {adapter} at {attempt.end} learned rows that are gone"
+        raise RejectedError(f"{told} ({ledger.erased(learned[-1])}): `retrain repro {adapter}` trains without them")
     branch = clone.git("rev-parse", "HEAD")
     clone.git("checkout", "--quiet", attempt.commit)
     try:

@@ -14,6 +14,7 @@ from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.jobs import TRIES, job, now, remote_params
 from retrain.overlay import Change
 from retrain.records import Example, read_examples, read_folder, read_jsonl
+from retrain.tombstones import is_text
 from retrain.workspace import Clone, Workspace
 
 Made = Callable[[Clone], list[Change]]  # the changes, given the suites as the remote has them now
@@ -87,7 +88,7 @@ def _answerable(workspace: Workspace, adapter: str, row: Example | None) -> None
     """What no candidate could answer rightly judges none."""
     if row is None:
         raise DataError("the answer is blank: give the right one, or retire the row")
-    if not all(_is_text(message.content) for message in row.messages):
+    if not all(is_text(message.content) for message in row.messages):
         raise DataError(f"{row.question[:60]!r} is not UTF-8 text")
     spec = remote_params(workspace).adapter(adapter)
     why = misfit(row.answer, schema_of(workspace.root, spec))
@@ -96,14 +97,6 @@ def _answerable(workspace: Workspace, adapter: str, row: Example | None) -> None
     listed = spec.labels
     if listed and row.answer not in listed:
         raise DataError(f"{adapter} does not list the label {row.answer[:60]!r}: it has {', '.join(listed)}")
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _folder(clone: Clone, adapter: str) -> Path:
@@ -131,7 +124,7 @@ def _row(clone: Clone, adapter: str, row_id: str) -> Example:
 def _change(workspace: Workspace, adapter: str, kind: str, reason: str, made: Made) -> int:
     """Write the changes and a ledger line in a clone, commit, push; how many rows were changed."""
     reason = " ".join(reason.split())
-    if not _is_text(reason):
+    if not is_text(reason):
         raise ParamsError(f"--reason {reason!r} is not UTF-8 text")
     if not reason or len(reason) > MOST_REASON:
         raise ParamsError(f"--reason has {len(reason)} characters: say in 1 to {MOST_REASON} why the truth has changed")

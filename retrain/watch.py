@@ -11,7 +11,7 @@ from monitoring import failures, trigger
 from monitoring.selection import Selector
 from monitoring.sources import Rows, open_logs
 from monitoring.windows import Window
-from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine, review
+from retrain import expectations, jobs, ledger, notify, policies, projections, quarantine, review, tombstones
 from retrain.answers import schema_of
 from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
@@ -137,6 +137,7 @@ def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: fai
         trained=site.attempt.end if site.attempt else None,
         attempts=tuple(attempt.end for attempt in attempts)[-KEPT:],
         newest=site.past[-1].end if site.past else None,
+        erased=_owed_since(site),
         new_failures=len(collection.examples) + len(collection.held),
         unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
         audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=site.schema),
@@ -145,6 +146,12 @@ def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: fai
         asked=asked,
         bar=trigger.bar(params),
     )
+
+
+def _owed_since(site: Site) -> str | None:
+    """End of the attempt after which rows were erased that what serves has learned; None where none were."""
+    owed = ledger.owed(jobs.entries(site.workspace, site.adapter))
+    return max(line.after or "" for line in owed) or None if owed else None
 
 
 def pending(workspace: Workspace, adapter: str, window: Window) -> list[Window]:
@@ -229,7 +236,8 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         released = door.let_through(earlier_out)
         taken = [*made.examples, *made.held]
         settled = quarantine.settle(taken, made.quarantined, earlier=earlier_out, released=released, seen=seen)
-        rows, new = settled.rows, settled.new
+        erased = tombstones.read(clone.root, workspace.root)
+        rows, new = erased.without(settled.rows), [one for one in settled.new if not erased.cover_quarantined(one)]
         result = Collected(at, name, len(rows), dict(made.new_labels), made.waiting, settled.out)
         if (folder / f"{at}.jsonl").exists():
             old = read_examples(folder / f"{at}.jsonl")
@@ -237,7 +245,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         if rows:
             _check(rows, labels)
         if rows or new:
-            clone.publish(_writer(clone, adapter, at, rows, new, labels), tries=jobs.TRIES)
+            clone.publish(_writer(clone, workspace.root, adapter, at, rows, new, labels), tries=jobs.TRIES)
         if not rows:
             wait = f"{made.waiting} wait for a label, {settled.out} are in quarantine"
             raise NothingToDo(f"{adapter}: no new labelled failure case is known before {at} ({wait})")
@@ -251,12 +259,14 @@ def _check(rows: list[Example], labels: tuple[str, ...]) -> None:
 
 
 def _writer(
-    clone: Clone, adapter: str, at: str, rows: list[Example], out: list[Quarantined], labels: tuple[str, ...]
+    clone: Clone, home: Path, adapter: str, at: str, found: list[Example], suspects: list[Quarantined], labels: tuple[str, ...]
 ) -> Callable[[Clone], None]:  # fmt: skip
     """Writes and commits the files now, and is what a refused push does again."""
-    kept: dict[str, list[Any]] = {f"data/failures/{adapter}": rows, quarantine.folder_of(adapter): out}
 
     def write(clone: Clone) -> None:
+        erased = tombstones.read(clone.root, home)  # perhaps since this began
+        rows, out = erased.without(found), [one for one in suspects if not erased.cover_quarantined(one)]
+        kept: dict[str, list[Any]] = {f"data/failures/{adapter}": rows, quarantine.folder_of(adapter): out}
         folders = [folder for folder, found in kept.items() if found]
         for folder in folders:
             path = clone.root / folder / f"{at}.jsonl"
@@ -264,7 +274,8 @@ def _writer(
                 write_jsonl(path, kept[folder])
         told = f"{adapter}: {len(out)} rows quarantined, known before {at}"
         told = _message(adapter, at, rows, labels) + (f"\nquarantined: {len(out)}" if out else "") if rows else told
-        clone.commit(clone.dvc_add(*folders), told)
+        if folders:
+            clone.commit(clone.dvc_add(*folders), told)
 
     write(clone)
     return write
@@ -311,10 +322,13 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
     """What a retraining is for: the given end, else the end of the newest window that fired and was not yet acted on."""
     if end:
         return parse_time(end, "end")
-    attempts = ledger.state(jobs.entries(workspace, adapter)).attempts
+    lines = jobs.entries(workspace, adapter)
+    attempts = ledger.state(lines).attempts
     done = attempts[-1].end if attempts else ""
     windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
     fired = [row["end"] for row in windows if row["fire"] and row["end"] > done]
+    if not fired and any((line.after or "") == done for line in ledger.owed(lines)):
+        return datetime.now(UTC).replace(microsecond=0)
     if not fired:
         raise NothingToDo(
             f"{adapter}: no window has fired since the last attempt ({done or 'none yet'}); give an end to train anyway"
@@ -335,7 +349,10 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
         if ledger.state(lines).champion:
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
-    purpose = _purpose(workspace, adapter, end, say)
+    owed = ledger.owed(lines)
+    purpose = "replace" if owed else _purpose(workspace, adapter, end, say)
+    if owed:
+        say(f"purpose replace: {ledger.erased(owed[-1])}, and what serves has learned them")
     return jobs.retrain(workspace, adapter, end=end, purpose=purpose, audited=audited, overrides=overrides, say=say)
 
 

@@ -148,3 +148,28 @@ def test_an_upload_that_lost_a_file_or_a_byte_is_never_committed(space: Workspac
     with pytest.raises(IntegrityError, match="holds other bytes"):
         watch.collect(space, "support", parse_time("2026-03-05T00:00:00Z"))
     assert space.remote_head() == before
+
+
+def test_cleaning_up_removes_what_nothing_names_and_nothing_that_a_version_needs(space: Workspace) -> None:
+    """After the upload that failed, above: its file was never committed."""
+
+    def readable() -> list[bytes]:
+        store, commits = Store(space), [lineage.promoted(space, name).commit for name in ("support-v1", "support-v2")]
+        outs = {"prepare": ("data", "suites"), "train": ("adapter",), "evaluate": ("predictions",)}
+        blobs = [
+            blob for commit in commits for stage, names in outs.items() for name in names
+            for blob in store.out(commit, f"{stage}@support", f"out/support/{name}").values()
+        ]  # fmt: skip
+        return [store.read(blob) for blob in blobs]
+
+    def cleaned(*words: object) -> dict:
+        return asked(space, "clean", "--remote", *words)["removed"]
+
+    before, log = readable(), asked(space, "log", "support")
+    assert not any(cleaned().values())  # all of it is young
+    would = cleaned("--days", 0, "--dry-run")
+    assert all(would.values())
+    assert cleaned("--days", 0) == would
+    assert not any(cleaned("--days", 0).values())
+    assert readable() == before
+    assert asked(space, "log", "support") == log

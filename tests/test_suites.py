@@ -12,6 +12,7 @@ from retrain.card import card
 from retrain.overlay import Change
 from retrain.prepare import prepare
 from retrain.records import Example
+from retrain.rows import Row
 from retrain.store import Store
 from retrain.verdict import Verdict
 from retrain.workspace import Workspace
@@ -57,7 +58,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace.init(tmp_path_factory.mktemp("suites") / "ws", files=story.shipped().files)
 
 
-def golden(space: Workspace) -> dict[str, lineage.Row]:
+def golden(space: Workspace) -> dict[str, Row]:
     found = lineage.rows_at(Store(space), "support", space.remote_head())
     return {row.id: row for row in found if row.part == "golden"}
 

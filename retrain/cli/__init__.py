@@ -19,8 +19,8 @@ FIXES = {
     errno.EACCES: "check its owner and its mode",
     errno.EPERM: "check its owner and its mode",
     errno.EROFS: "give a folder that can be written",
-    errno.ENOSPC: "free some space, such as with `dvc gc -w`",
-    errno.EDQUOT: "free some space, such as with `dvc gc -w`",
+    errno.ENOSPC: "free some space, such as with `retrain data clean`",
+    errno.EDQUOT: "free some space, such as with `retrain data clean`",
     errno.ENOTDIR: "a file is where a folder must be: move it away",
     errno.EISDIR: "a folder is where a file must be: move it away",
 }
@@ -42,7 +42,7 @@ review_app.command("export")(reviewing.review_export)
 review_app.command("import")(reviewing.review_import)
 app.add_typer(review_app, name="review", rich_help_panel="Watch")
 data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which adapter learned what.")
-for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user):
+for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user, data.erase, data.clean):
     data_app.command()(looks)
 app.add_typer(data_app, name="data", rich_help_panel="Data")
 suite_app = typer.Typer(no_args_is_help=True, help="What judges, changed by a person, with a reason.")

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out
+from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say_for
+from retrain.errors import ParamsError
 
 Many = Annotated[int, typer.Option("--rows", "-n", min=0, help="rows to show; --json has all")]
 
@@ -29,12 +30,13 @@ def log(
 
     space = open_workspace(workspace, adapter)
     steps = lineage.steps(space, _store(space), adapter, n)
-    out({"schema": 1, "adapter": adapter, "versions": steps}, as_json, [_step(step) for step in steps])
+    erased = lineage.erased(space, adapter)
+    out({"schema": 1, "adapter": adapter, "versions": steps, "erased": erased}, as_json, [*map(_step, steps), *erased])
 
 
 def _step(step: dict[str, Any]) -> str:
     if step["rows"] is None:
-        told = "its data is gone from cache and remote"
+        told = "no longer reproducible: some of its data is gone from cache and remote"
     else:
         told = ", ".join(f"{n} {part}" for part, n in step["rows"].items()) or "no rows"
         told += f" (+{step['came']} -{step['went']})" if step["came"] is not None else ""
@@ -54,11 +56,12 @@ def show(
     Example: retrain data show support
     """
     from retrain import lineage
+    from retrain import rows as rows_
 
     space = open_workspace(workspace, adapter)
     found = lineage.find(space, adapter, version)
     rows = lineage.rows_at(_store(space), adapter, found.commit)
-    told = lineage.counts(rows, labels=bool(space.params.adapter(adapter).labels))
+    told = rows_.counts(rows, labels=bool(space.params.adapter(adapter).labels))
     lines = [f"{adapter} {found.commit[:10]} {found.at}: {found.subject}", f"{len(rows)} rows"]
     lines += [f"by {name}: {_counted(values)}" for name, values in told.items()]
     data = {"schema": 1, "adapter": adapter, **vars(found), "rows": len(rows), "by": told}
@@ -85,16 +88,17 @@ def diff(
     Example: retrain data diff support support-v1
     """
     from retrain import lineage
+    from retrain import rows as rows_
 
     space = open_workspace(workspace, adapter)
     store = _store(space)
     one, two = (lineage.find(space, adapter, name) for name in (old, new))
-    changed = lineage.difference(*(lineage.rows_at(store, adapter, version.commit) for version in (one, two)))
+    changed = rows_.difference(*(lineage.rows_at(store, adapter, version.commit) for version in (one, two)))
     labels = bool(space.params.adapter(adapter).labels)
     data: dict[str, Any] = {"schema": 1, "adapter": adapter, "old": vars(one), "new": vars(two)}
     lines = [f"{adapter}: {one.commit[:10]} ({one.at[:16]}) -> {two.commit[:10]} ({two.at[:16]})"]
     for name, rows in (("came", changed.came), ("went", changed.went)):
-        told = lineage.counts(rows, labels)
+        told = rows_.counts(rows, labels)
         data[name] = {"rows": [row.as_dict() for row in rows], "by": told}
         lines.append(f"{len(rows)} rows {name}" + (f": {_counted(told['part'])}" if rows else ""))
         lines += [f"  by {by}: {_counted(told[by])}" for by in ("source", "reason", "label") if rows and by in told]
@@ -113,13 +117,16 @@ def rows(
     Example: retrain data rows support-v2
     """
     from retrain import lineage
+    from retrain import rows as rows_
 
     space = open_workspace(workspace)
     line = lineage.promoted(space, version)
     found = lineage.trained(_store(space), line.adapter, line.commit)
-    told = lineage.counts(found, labels=bool(space.params.adapter(line.adapter).labels))
+    told = rows_.counts(found, labels=bool(space.params.adapter(line.adapter).labels))
+    erased = lineage.erased(space, line.adapter, line.digest)
     data = {"schema": 1, "version": version, "commit": line.commit, "by": told, "rows": [row.as_dict() for row in found]}
-    lines = [f"{version} (commit {line.commit[:10]}) learned {len(found)} rows"]
+    data["erased"] = erased
+    lines = [f"{version} (commit {line.commit[:10]}) learned {len(found)} rows" + (", beside" if erased else ""), *erased]
     lines += [f"by {by}: {_counted(told[by])}" for by in ("source", "reason", "label") if by in told]
     out(data, as_json, [*lines, *_some(found, many)])
 
@@ -139,6 +146,7 @@ def row(
     Example: retrain data row 3f2a9c
     """
     from retrain import lineage
+    from retrain import rows as rows_
 
     space = open_workspace(workspace)
     store = _store(space)
@@ -146,14 +154,14 @@ def row(
     learned, unknown = lineage.learned(space, store, lambda one: one.id == found[0].row.id)
     lines: list[str] = []
     for one in found:
-        lines += _row_lines(one, lineage.collected(one.row))
+        lines += _row_lines(one, rows_.collected(one.row))
     lines.append(f"learned by {', '.join(_who(one) for one in learned)}" if learned else "no version has learned it")
     data = {
         "schema": 1,
         "id": found[0].row.id,
         "found": [
             {
-                "adapter": one.adapter, **one.row.as_dict(), "now": one.now, "collections": lineage.collected(one.row),
+                "adapter": one.adapter, **one.row.as_dict(), "now": one.now, "collections": rows_.collected(one.row),
                 "since": vars(one.since) if one.since else None, "until": vars(one.until) if one.until else None,
             }
             for one in found
@@ -185,18 +193,65 @@ def of_user(
     Example: retrain data of-user u-1042
     """
     from retrain import lineage
+    from retrain import rows as rows_
 
     space = open_workspace(workspace)
-    store, wanted = _store(space), lineage.of_user(user)
+    store, wanted = _store(space), lineage.of_user(space, user)
     learned, unknown = lineage.learned(space, store, wanted)
     now = {}
     for adapter in space.params.adapters:
         held = [one for one in lineage.rows_at(store, adapter, lineage.head(space)) if wanted(one)]
-        now[adapter] = {**lineage.counts(held, labels=False)["part"]}
+        now[adapter] = {**rows_.counts(held, labels=False)["part"]}
     lines = [f"{_who(one)}: {len(one.rows)} rows" for one in learned] or ["no adapter version has learned from this user"]
     lines += [f"{adapter} holds now: {_counted(parts)}" for adapter, parts in now.items() if parts]
     data = {"schema": 1, "learned_by": [_learned(one) for one in learned], "holds": now, "unknown": unknown}
     out(data, as_json, [*lines, *_unknown(unknown)])
+
+
+def erase(
+    reason: Annotated[str, typer.Option(help="kept in the ledger for ever: without the id")],
+    user: Annotated[str | None, typer.Option(help="a user id, as the log store has it")] = None,
+    request: Annotated[str | None, typer.Option(help="a request id")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Erase a user or a request from every version, cache and report; says which adapters learned it.
+
+    Example: retrain data erase --user u-1042 --reason 'asked by letter'
+    """
+    from retrain import erasure, projections
+
+    if (user is None) == (request is None):
+        raise ParamsError("give --user or --request, one of them")
+    space, tell = open_workspace(workspace), say_for(as_json)
+    done = erasure.erase(
+        space, kind="user" if request is None else "request", value=user or request or "", reason=reason, say=tell
+    )
+    out(erasure.as_dict(done), as_json, erasure.lines(done))
+    for adapter in done.rows:
+        projections.refresh(space, adapter, panels=False, say=tell)
+
+
+def clean(
+    days: Annotated[float, typer.Option(min=0, help="what is younger stays: a job may not have pushed yet")] = 14,
+    remote: Annotated[bool, typer.Option("--remote", help="also in the DVC remote")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Remove data that no dataset version, no version that served and no suite names.
+
+    Example: retrain data clean --dry-run
+    """
+    from retrain import cleaning
+
+    done = cleaning.clean(open_workspace(workspace), days=days, remote=remote, dry=dry_run)
+    word = "would go" if dry_run else "removed"
+    lines = [
+        f"{place}: {n} objects {word} ({done.freed[place] / 1e6:.1f} MB), {done.kept[place]} stay"
+        for place, n in done.removed.items()
+    ]
+    out({"schema": 1, "dry_run": dry_run, **vars(done)}, as_json, lines)
 
 
 def _who(one: Any) -> str:

@@ -21,7 +21,7 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
 
 def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
     """As the remote's ledger and MLflow have it."""
-    from retrain import projections, review
+    from retrain import ledger, lineage, projections, review
 
     behind, now = space.behind(), datetime.now(UTC)
     data: dict[str, Any] = {"pushed": True, "behind": behind.commits, "dirty": behind.dirty, "adapters": {}}
@@ -33,7 +33,9 @@ def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
         told = {"champion": serving, "last_attempt": last.as_dict() if last else None, **seen.as_dict()}
         data["adapters"][name] = {**told, "review": waits.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
-        lines += [f"  {line}" for line in [*seen.lines(), *waits.lines(name, now)]]
+        data["adapters"][name]["erased"] = erased = lineage.erased(space, name)
+        owed = [f"a retraining is due (replace): `retrain repro {name}`"] if ledger.owed(_entries(space, name)) else []
+        lines += [f"  {line}" for line in (*erased, *owed, *seen.lines(), *waits.lines(name, now))]
     return data, lines
 
 

@@ -1,0 +1,127 @@
+"""Who asked to be erased: `data/erased.jsonl` in git holds keyed hashes of users and requests, never the ids themselves.
+
+What a tombstone covers is never collected, audited or trained on again. The key is RETRAIN_USER_KEY, else .retrain/user.key:
+with another key nobody would be recognised, so that is an error and never "nobody".
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from retrain.errors import DataError, ParamsError
+from retrain.records import Example, Quarantined, Record, lines_of, write_text
+
+FILE = "data/erased.jsonl"
+Kind = Literal["user", "request"]
+
+
+class Tombstone(Record):
+    """`hash` is the HMAC-SHA256 of the id, `key` the first digits of the sha256 of the key it was made with."""
+
+    at: str
+    kind: Kind
+    hash: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """All of a workspace, with the key to recognise an id by."""
+
+    lines: tuple[Tombstone, ...]
+    secret: bytes
+
+    def of(self, kind: Kind, value: str) -> Tombstone | None:
+        hashed = keyed(self.secret, value)
+        return next((line for line in self.lines if line.kind == kind and line.hash in (hashed, value)), None)
+
+    def cover(self, origin: Any) -> bool:
+        """Whether an origin (request_id and user) is of an erased user or request; a user may be stored raw or hashed."""
+        if not self.lines:
+            return False
+        told = origin if isinstance(origin, dict) else origin.model_dump()
+        request, user = told.get("request_id"), told.get("user")
+        return bool((request and self.of("request", str(request))) or (user and self.of("user", str(user))))
+
+    def cover_quarantined(self, one: Quarantined) -> bool:
+        origins = one.example.origins if one.example else ()
+        return self.cover({"request_id": one.request_id}) or any(self.cover(origin) for origin in origins)
+
+    def without(self, rows: Iterable[Example]) -> list[Example]:
+        return without(rows, self.cover)
+
+
+def without(rows: Iterable[Example], covers: Callable[[Any], bool]) -> list[Example]:
+    """The rows less the origins that are covered; a row that has none left is gone."""
+    kept = []
+    for row in rows:
+        origins = tuple(origin for origin in row.origins if not covers(origin.model_dump()))
+        if len(origins) == len(row.origins):
+            kept.append(row)
+        elif origins:
+            kept.append(row.model_copy(update={"origins": origins}))
+    return kept
+
+
+def read(root: Path, home: Path) -> Tombstones:
+    """Those of the checkout or clone at root; home is the workspace, whose .retrain may hold the key."""
+    path = Path(root) / FILE
+    if not path.exists():
+        return Tombstones((), b"")
+    lines = []
+    for number, text in lines_of(path):
+        try:
+            lines.append(Tombstone.model_validate_json(text))
+        except ValidationError as error:
+            raise DataError(f"{path}:{number} is no tombstone ({error.errors()[0]['msg']}): restore it from git") from error
+    found = key(home, make=False)
+    if found is None or any(line.key != fingerprint(found) for line in lines):
+        raise ParamsError(
+            f"{FILE} was written with another key than this machine has, so that nobody erased would be recognised: "
+            f"set RETRAIN_USER_KEY to that key, or copy it to {home}/.retrain/user.key"
+        )
+    return Tombstones(tuple(lines), found)
+
+
+def key(home: Path, *, make: bool) -> bytes | None:
+    """The key of this workspace; `make` writes one where there is none."""
+    given = os.environ.get("RETRAIN_USER_KEY", "")
+    if given:
+        return given.encode("utf-8", "surrogateescape")
+    path = Path(home) / ".retrain" / "user.key"
+    if not path.exists() and make:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+        except FileExistsError:
+            pass  # another process was first
+    text = path.read_text("utf-8").strip() if path.exists() else ""
+    return text.encode() or None
+
+
+def keyed(secret: bytes, value: str) -> str:
+    return hmac.new(secret, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def fingerprint(secret: bytes) -> str:
+    return hashlib.sha256(b"retrain user key\0" + secret).hexdigest()[:12]
+
+
+def add(root: Path, lines: Sequence[Tombstone]) -> None:
+    """Append to the file of a clone."""
+    path = Path(root) / FILE
+    before = path.read_text("utf-8") if path.exists() else ""
+    write_text(path, before + "".join(f"{line.model_dump_json(exclude={'schema_'})}\n" for line in lines))
+
+
+def is_text(value: str) -> bool:
+    """Whether a value can be in a file or a query at all."""
+    return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)

@@ -1,0 +1,122 @@
+"""What is looked for when somebody is erased, and what the trigger and the ledger make of it; trial 30 has the whole."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import deciding
+import pytest
+
+from retrain import ledger, redact, tombstones
+from retrain.errors import ParamsError
+from retrain.params import Mlflow
+from retrain.records import Example, Origin
+from retrain.registry import Registry
+from retrain.registry.redact import compact
+from retrain.registry.redact import redact as redact_registry
+from retrain.tombstones import Tombstone, Tombstones
+
+AT = "2026-03-01T00:00:00Z"
+ANN = Tombstones((Tombstone(at=AT, kind="user", hash=tombstones.keyed(b"k", "ann"), key="x"),), b"k")
+
+
+def row(text: str, *users: str) -> Example:
+    origins = tuple(Origin(request_id=f"r-{user}", user=user) for user in users)
+    return Example.of(text, "a", source="failure", origins=origins)
+
+
+def test_a_row_that_others_asked_too_stays_without_this_origin() -> None:
+    mine, both, other = row("one", "ann"), row("two", "ann", "bob"), row("three", "bob")
+    assert ANN.without([mine, both, other]) == [row("two", "bob"), other]
+    assert redact.cleaned(mine.as_dict(), ANN.cover) is None
+    assert redact.cleaned(both.as_dict(), ANN.cover)["origins"] == row("two", "bob").as_dict()["origins"]
+    same = other.as_dict()
+    assert redact.cleaned(same, ANN.cover) is same
+    quarantined = {"request_id": "r", "example": mine.as_dict()}
+    assert redact.cleaned(quarantined, ANN.cover) is None
+
+
+def test_a_user_is_recognised_raw_and_hashed_and_no_other_is() -> None:
+    for user in ("ann", tombstones.keyed(b"k", "ann")):
+        assert ANN.cover({"request_id": "r", "user": user})
+    for user in ("Ann", "anna", "", None, "\ud800", "x" * 100_000):
+        assert not ANN.cover({"request_id": "r", "user": user})
+    assert not ANN.cover({"request_id": "ann"})
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "clean"),
+    [
+        ("where is my parcel", 'a "where is my parcel" b', 'a "[erased]" b'),
+        ("where is my parcel", "where is my parcels", "where is my parcels"),
+        ("a <b> & c_d * long", f"| {redact.escape('a <b> & c_d * long')} |", "| [erased] |"),
+        ('say "é" to all', json.dumps({"q": 'say "é" to all'}), '{"q": "[erased]"}'),
+        ("hi", "this is hi, whom I hid", "this is hi, whom I hid"),
+        ("hi", '{"q": "hi"} | hi | <td>hi</td>', '{"q": "[erased]"} | [erased] | <td>[erased]</td>'),
+        (" ", "a b", "a b"),
+    ],
+)
+def test_texts_are_erased_in_every_spelling_and_nothing_else_is(word: str, text: str, clean: str) -> None:
+    assert redact.Traces(texts={word}).redacted(text) == clean
+
+
+def test_an_erasure_opens_a_retraining_that_replaces_until_it_was_tried() -> None:
+    opened = deciding.decided("quiet", erased=deciding.day(0), unread_audit=2000, audit_wrong=0.02)
+    assert (opened.fire, opened.purpose) == (True, "replace")
+    assert "rows were erased" in deciding.said(opened)
+    few = deciding.decided("quiet", erased=deciding.day(0), unread_audit=3)
+    assert (few.fire, "label" in deciding.said(few)) == (False, True)
+    tried = {"erased": deciding.day(0), "unread_audit": 2000, "audit_wrong": 0.02, "attempts": (deciding.day(0.5),)}
+    assert not deciding.decided("quiet", **tried).fire
+    assert not deciding.decided("quiet").fire
+
+
+def test_what_serves_owes_a_retraining_while_it_has_learned_erased_rows() -> None:
+    one = ledger.Promotion(at=AT, adapter="support", version=1, digest="d1", commit="c", tag="support-v1", replaces=None)
+    line = ledger.Erasure(
+        at=AT, adapter="support", rows=1, versions=(1,), candidates=("d1",), after=None, tombstone="t", reason="r"
+    )
+    two = one.model_copy(update={"version": 2, "digest": "d2", "tag": "support-v2"})
+    back = ledger.Rollback(at=AT, adapter="support", from_version=2, version=1, digest="d1", reason="r")
+    assert ledger.owed([one, line]) == [line]
+    assert ledger.owed([one, line, two]) == []
+    assert ledger.owed([one, line, two, back]) == [line]
+    assert ledger.describe(line) == f"{AT} 1 row erased on 2026-03-01, no longer reproducible (v1 used them): r"
+
+
+def test_texts_on_an_mlflow_server_are_cleaned_and_adapters_are_left(tmp_path: Path) -> None:
+    registry = Registry.open(Mlflow(uri=None, timeout=10), tmp_path)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("run.json", "weights.bin"):
+        (folder / name).write_bytes(b"ann" if name == "run.json" else b"\xff\xfeann")
+    note = tmp_path / "card.md"
+    note.write_text("| ann |")
+    run = registry.start_training("support", {"why": '"ann"'})
+    registry.finish(run, "FINISHED", {}, {}, [note, folder, folder / "weights.bin"])
+    change = redact.Traces(users={"ann"}).redacted
+    served = dataclasses.replace(registry, artifacts=None)  # as a server is asked, file by file
+    assert redact_registry(served, "support", change) == 2
+    assert registry.artifact(run, "card.md") == b"| [erased] |"
+    assert registry.artifact(run, "weights.bin") == b"\xff\xfeann"
+    assert redact_registry(served, "support", change) == 0
+    database = tmp_path / ".retrain" / "mlflow" / "mlflow.db"
+    assert compact(database)
+    assert b'"ann"' not in database.read_bytes()
+
+
+def test_a_key_is_made_once_kept_private_and_another_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETRAIN_USER_KEY", raising=False)
+    assert tombstones.read(tmp_path, tmp_path).lines == ()
+    secret = tombstones.key(tmp_path, make=True)
+    assert secret and tombstones.key(tmp_path, make=True) == secret
+    assert (tmp_path / ".retrain" / "user.key").stat().st_mode & 0o077 == 0
+    stone = Tombstone(at=AT, kind="user", hash=tombstones.keyed(secret, "ann"), key=tombstones.fingerprint(secret))
+    tombstones.add(tmp_path, [stone])
+    tombstones.add(tmp_path, [stone.model_copy(update={"kind": "request"})])
+    found = tombstones.read(tmp_path, tmp_path)
+    assert [line.kind for line in found.lines] == ["user", "request"]
+    assert found.cover({"user": "ann"})
+    (tmp_path / ".retrain" / "user.key").unlink()
+    with pytest.raises(ParamsError, match="RETRAIN_USER_KEY"):
+        tombstones.read(tmp_path, tmp_path)
