@@ -71,7 +71,7 @@ def test_what_the_system_refuses_is_one_line_and_a_fault(tmp_path: Path) -> None
 def test_a_full_disk_says_how_to_make_room() -> None:
     assert (
         cli._told(OSError(28, "No space left on device"))
-        == "No space left on device: free some space, such as with `dvc gc -w`"
+        == "No space left on device: free some space, such as with `retrain data clean`"
     )
     assert cli._told(OSError("lost")) == "lost"
 
