@@ -108,7 +108,9 @@ def _disk(root: Path) -> Finding:
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 1e9
     enough = free >= FREE_GB
-    return Finding("disk", enough, f"{free:.1f} GB free at {place}", "" if enough else f"free {FREE_GB:g} GB, or `dvc gc -w`")
+    return Finding(
+        "disk", enough, f"{free:.1f} GB free at {place}", "" if enough else f"free {FREE_GB:g} GB, or `retrain data clean`"
+    )
 
 
 # --- the workspace

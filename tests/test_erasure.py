@@ -7,7 +7,7 @@ from pathlib import Path
 import deciding
 import pytest
 
-from retrain import ledger, redact, tombstones
+from retrain import ledger, redact, sweep, tombstones
 from retrain.errors import ParamsError
 from retrain.params import Mlflow
 from retrain.records import Example, Origin
@@ -34,6 +34,16 @@ def test_a_row_that_others_asked_too_stays_without_this_origin() -> None:
     assert redact.cleaned(same, ANN.cover) is same
     quarantined = {"request_id": "r", "example": mine.as_dict()}
     assert redact.cleaned(quarantined, ANN.cover) is None
+
+
+def test_a_file_keeps_its_other_lines_as_they_are_and_a_review_goes_by_its_request(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    other = '{"request_id": "r-bob",  "answer": "a"}'
+    file.write_text(f'{{"request_id": "r-ann", "answer": "a"}}\n{other}\n\nno JSON\n')
+    sweep.clean_file(file, lambda origin: origin.get("request_id") == "r-ann")
+    assert file.read_text() == f"{other}\nno JSON\n"
+    sweep.clean_file(file, lambda origin: False)
+    assert file.read_text() == f"{other}\nno JSON\n"
 
 
 def test_a_user_is_recognised_raw_and_hashed_and_no_other_is() -> None:
