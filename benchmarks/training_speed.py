@@ -75,7 +75,7 @@ def once(rows: int) -> dict[str, float]:
     tokens = 2 * sum(len(question) + len(answer) for question, answer in train.tokenise(examples, template))
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "log.jsonl"
-        train.train(examples, "support", settings, folder, Path(scratch) / "adapter", log)
+        train.train(examples, "support", settings, folder, Path(scratch) / "adapter", log, home=Path(scratch))
         times = [json.loads(line)["time"] / 1000 for line in log.read_text().splitlines()]
     share = (len(times) - 1) / len(times)  # the first step's start is not in the log
     return {"tokens_per_second": tokens * share / (times[-1] - times[0])}

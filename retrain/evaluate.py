@@ -6,14 +6,13 @@ one machine. A suite is asked whole or not at all: in bf16 the rows beside a row
 must not depend on what was asked before it.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retrain import base, prompts, regression, train
+from retrain import base, process, prompts, regression, train
 from retrain import params as params_
 from retrain.answers import SCHEMA, misfit, right
 from retrain.errors import DataError, RetrainError
@@ -232,17 +231,12 @@ def _scores(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def answer_cache() -> Path:
-    """Shared by all clones of a workspace on one machine (RETRAIN_CACHE), else of this folder alone."""
-    return Path(os.environ.get("RETRAIN_CACHE") or ".retrain/answers")
-
-
 def main(adapter: str) -> None:
     from retrain.card import plot
 
     params = params_.load().of(adapter)
     out = Path("out") / adapter
-    predictions, metrics = evaluate(adapter, params, answer_cache())
+    predictions, metrics = evaluate(adapter, params, process.cache("answers"))
     write_jsonl(out / "predictions" / "predictions.jsonl", predictions)
     plot(metrics, out / "predictions" / "scores.png")
     write_text(out / "metrics.json", dumps(metrics, indent=2) + "\n")

@@ -73,7 +73,7 @@ def retrain(
         known = _known(clone, asked)
         if known:
             return known
-        os.environ["RETRAIN_CACHE"] = str(workspace.local / "answers")
+        os.environ["RETRAIN_CACHE"] = str(workspace.local)
         preflight.files(clone.root, params_.load(clone.root).of(adapter), adapter)
         paths = _inputs(clone, asked)
         preflight.check(clone.root, params_.load(clone.root).of(adapter), adapter)

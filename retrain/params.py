@@ -199,6 +199,7 @@ class Train(Section):
     warmup: Share
     batch: Positive
     max_length: Annotated[int, Field(ge=16)]
+    checkpoint_steps: Positive
     device: Literal["auto", "cpu", "cuda"]
 
 

@@ -18,7 +18,7 @@ from types import FrameType
 from retrain import errors
 from retrain.errors import RetrainError
 
-GRACE = 5.0  # seconds between TERM and KILL: a stage needs one to drop its partial files, nothing needs more
+GRACE = 20.0  # seconds between TERM and KILL: a training ends its step and writes a checkpoint, nothing else needs one
 _FROM_A_HOOK = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_PREFIX")  # they would name another repository
 
 
@@ -30,17 +30,45 @@ def environment(**more: str) -> dict[str, str]:
     return {**env, **quiet, **more}
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens).
+def cache(name: str) -> Path:
+    """A folder of what can be made again, shared by all clones of a workspace (RETRAIN_CACHE), else of this folder alone."""
+    return Path(os.environ.get("RETRAIN_CACHE") or ".retrain") / name
+
+
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent dies (Linux; elsewhere nothing happens).
 
     `run_group` sets it for its child; a stage calls it too, for its parent is `dvc repro` and death is not inherited.
     """
     if sys.platform == "linux":
-        _bind(ctypes.CDLL(None), os.getppid())
+        _bind(ctypes.CDLL(None), os.getppid(), by)
 
 
-def _bind(libc: ctypes.CDLL, parent: int) -> None:
-    libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+def ends_itself() -> threading.Event:
+    """SIGTERM, which the death of the parent sends too from now on, sets this event in place of ending the process.
+
+    The process then has GRACE seconds to end by itself, also where it hangs in a call that lets no handler run.
+    """
+    asked = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        asked.set()
+        time.sleep(GRACE)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    signal.set_wakeup_fd(writer)  # written to by C, whatever Python is doing
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    die_with_parent(signal.SIGTERM)
+    return asked
+
+
+def _bind(libc: ctypes.CDLL, parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    libc.prctl(1, by)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the call: no signal will come any more
         os._exit(1)
 

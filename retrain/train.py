@@ -1,25 +1,24 @@
 """Stage `train`: QLoRA on one adapter's rows.  [torch]
 
-A plain loop: NF4 base, LoRA in float32, AdamW, linear warm-up and decay, the loss on completion tokens alone (logits are
-computed at those positions only). Every retraining starts from the base. The folder's manifest is written last.
+NF4 base, LoRA in float32, AdamW, linear warm-up and decay, the loss on completion tokens alone (`steps` has the loop). Every
+retraining starts from the base; one that was cut off goes on where it was. The folder's manifest is written last.
 """
 
-import json
-import math
 import os
 import random
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, fused, packing, prompts
+from retrain import base, fused, packing, process, prompts, steps
 from retrain import params as params_
+from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
 from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, write_json
 
-SAME = 0.03  # of what the model says: bf16 rounds by less, a token that sees another row changes it by more
+FILES = {"adapter_model.safetensors", "adapter_config.json", "run.json", "trained_on.json"}  # no other is ever loaded
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
@@ -35,6 +34,9 @@ def verify(folder: Path) -> str:
     folder = Path(folder)
     listed = read_json(folder / "manifest.json")["files"]
     present = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    foreign = sorted(set(listed) - FILES)
+    if foreign:
+        raise IntegrityError(f"{folder} holds {', '.join(foreign)}, an adapter has {', '.join(sorted(FILES))} alone: not loaded")
     if present != set(listed):
         raise IntegrityError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(listed)}: fetch the version again")
     for name, sha in listed.items():
@@ -43,8 +45,14 @@ def verify(folder: Path) -> str:
     return digest(folder)
 
 
-def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_folder: Path, target: Path, log: Path) -> None:
-    """Train an adapter on rows and write it to target; one JSON line a step goes to log."""
+def train(
+    rows: Sequence[Example], adapter: str, params: params_.Params, base_folder: Path, target: Path, log: Path, *,
+    home: Path, ending: threading.Event | None = None,
+) -> None:  # fmt: skip
+    """Train an adapter on rows and write it to target; one JSON line a step goes to log.
+
+    Checkpoints lie under home and are gone at the end; `ending` set: one is written, and SystemExit raised.
+    """
     import torch
 
     settings, spec = params.train, params.adapter(adapter)
@@ -60,8 +68,6 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
         model.set_attn_implementation("eager")
     model = add_lora(model, settings, params.seed)
     fused.fuse(model)
-    losses = list(_loop(model, data, settings, params.seed, tokenizer.pad_token_id, device, log))
-    _check_learned(model, losses)
     run = {
         "schema": 1,
         "adapter": adapter,
@@ -78,10 +84,17 @@ def train(rows: Sequence[Example], adapter: str, params: params_.Params, base_fo
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
         "residency": base.residency(device),
-        "steps": len(losses),
-        "final_loss": round(sum(losses[-5:]) / len(losses[-5:]), 4),
     }
+    saved = Checkpoints.of(home, {**run, "order": [row.id for row in rows], "torch": torch.__version__})
+    made = steps.run(
+        model, data, [row.id for row in rows], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
+        saved=saved, ending=ending or threading.Event(),
+    )  # fmt: skip
+    _check_learned(model, made.losses)
+    final = made.losses[-5:]
+    run |= {"steps": len(made.losses), "at_once": made.at_once, "final_loss": round(sum(final) / len(final), 4)}
     _publish(model, run, rows, target)
+    saved.drop()
 
 
 def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[Example]:
@@ -132,95 +145,6 @@ def add_lora(model: Any, settings: params_.Train, seed: int) -> Any:
     return model
 
 
-def batches(data: Sequence[packing.Tokens], size: int, seed: int, epoch: int) -> Iterator[list[packing.Tokens]]:
-    """One epoch in batches of rows of like length (less padding), in an order that depends on seed and epoch alone."""
-    order = list(range(len(data)))
-    rng = random.Random(f"{seed}/{epoch}")
-    rng.shuffle(order)
-    pool = size * 8
-    groups = []
-    for start in range(0, len(order), pool):
-        chunk = sorted(order[start : start + pool], key=lambda i: len(data[i][0]) + len(data[i][1]))
-        groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-    rng.shuffle(groups)
-    for group in groups:
-        yield [data[i] for i in group]
-
-
-def loss_of(model: Any, inputs: packing.Inputs, device: str) -> Any:
-    """Mean cross-entropy of the completion tokens; logits are computed at their positions only."""
-    import torch
-
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        _, head = base.parts(model)
-        logits = head(_hidden(model, inputs))
-    return torch.nn.functional.cross_entropy(logits.float(), inputs.targets)
-
-
-def _hidden(model: Any, inputs: packing.Inputs) -> Any:
-    """(completion tokens, hidden): what the model says where a completion's token comes next."""
-    decoder, _ = base.parts(model)
-    hidden = decoder(**inputs.arguments, use_cache=False).last_hidden_state
-    return hidden.reshape(-1, hidden.shape[-1])[inputs.places]
-
-
-def inputs_of(model: Any, batch: Sequence[packing.Tokens], pad: int, device: str, pack: bool) -> packing.Inputs:
-    """Packed where that is asked for and the rows are short, else padded."""
-    return (pack and packing.packed(batch, model.dtype, device)) or packing.padded(batch, pad, device)
-
-
-def can_pack(model: Any, batch: Sequence[packing.Tokens], pad: int, device: str) -> bool:
-    """Whether packed rows come out of this base as padded ones do: asked of it, not of its name.
-
-    On a GPU rows stay padded: its fused attention takes no mask of ours.
-    """
-    import torch
-
-    packed = packing.packed(batch, model.dtype, device)
-    if device != "cpu" or packed is None:
-        return False
-    with torch.no_grad():
-        one, other = (_hidden(model, inputs).float() for inputs in (packed, packing.padded(batch, pad, device)))
-    return bool((one - other).norm() < SAME * other.norm())
-
-
-def _loop(
-    model: Any, data: list[packing.Tokens], settings: params_.Train, seed: int, pad: int, device: str, log: Path
-) -> Iterator[float]:
-    import torch
-    from tqdm import tqdm
-
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    total = settings.epochs * math.ceil(len(data) / settings.batch)
-    warm = max(1, round(settings.warmup * total))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm, (total - s) / max(1, total - warm)))
-    pack = can_pack(model, data[: settings.batch], pad, device)
-    model.train()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, tqdm(total=total, desc="train", unit="step", disable=None) as bar:
-        step = 0
-        for epoch in range(settings.epochs):
-            for batch in batches(data, settings.batch, seed, epoch):
-                step += 1  # not the bar's: a bar that is off does not count
-                loss = loss_of(model, inputs_of(model, batch, pad, device, pack), device)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise RetrainError(f"the loss is {value} at step {step}: lower train.learning_rate")
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(weights, 1.0).item()
-                rate = schedule.get_last_lr()[0]
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad(set_to_none=True)
-                bar.update()
-                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                row = {"step": step, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm, "learning_rate": rate}
-                file.write(json.dumps({**row, "of": total}) + "\n")
-                file.flush()
-                yield value
-
-
 def _check_learned(model: Any, losses: Sequence[float]) -> None:
     """A run that learned nothing is a fault, said here and not by the gate."""
     import torch
@@ -261,7 +185,8 @@ def main(adapter: str) -> None:
     rows = read_examples(Path("out") / adapter / "data" / "train.jsonl")
     target = Path("out") / adapter / "adapter"
     log = Path(".retrain") / "train" / f"{adapter}.jsonl"  # git-ignored and declared by no stage: it holds times
-    train(rows, adapter, params, Path("out/base") / params.adapter(adapter).base, target, log)
+    bases, home = Path("out/base") / params.adapter(adapter).base, process.cache("checkpoints")
+    train(rows, adapter, params, bases, target, log, home=home, ending=process.ends_itself())
     run = read_json(target / "run.json")
     left_out = f" ({run['too_long']} longer than train.max_length left out)" if run["too_long"] else ""
     learned = f"{run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}"

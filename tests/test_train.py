@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retrain import base, fused, prompts, train
+from retrain import base, fused, prompts, steps, train
 from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
 from retrain.evaluate import Arms, Judge
@@ -35,7 +35,7 @@ ROWS = [
 
 
 def trained(params: params_.Params, tiny: Path, name: str = "adapter") -> Path:
-    train.train(ROWS, "support", params, tiny, Path(name), Path("log.jsonl"))
+    train.train(ROWS, "support", params, tiny, Path(name), Path("log.jsonl"), home=Path("home"))
     return Path(name)
 
 
@@ -67,14 +67,14 @@ def test_one_flipped_byte_is_refused(params: params_.Params, tiny: Path) -> None
 def test_an_answer_that_fills_the_length_limit_is_named(params: params_.Params, tiny: Path) -> None:
     rows = [Example.of("where is my parcel", "refund " * 40, source="seed")]
     with pytest.raises(DataError, match=rows[0].id):
-        train.train(rows, "support", params, tiny, Path("adapter"), Path("log.jsonl"))
+        train.train(rows, "support", params, tiny, Path("adapter"), Path("log.jsonl"), home=Path("home"))
     assert not Path("adapter").exists()
 
 
 def test_a_few_answers_that_are_too_long_are_left_out_and_counted(params: params_.Params, tiny: Path) -> None:
     short = [Example.of(f"where is my {a} {b}", LABELS[0], source="seed") for a in WORDS for b in "abcdefghijklmno"]
     long = Example.of("where is my card", "refund " * 40, source="seed")
-    train.train([*short, long], "support", params, tiny, Path("adapter"), Path("log.jsonl"))
+    train.train([*short, long], "support", params, tiny, Path("adapter"), Path("log.jsonl"), home=Path("home"))
     run = read_json(Path("adapter/run.json"))
     assert (run["rows"], run["too_long"]) == (len(short), 1)
     assert len(read_json(Path("adapter/trained_on.json"))) == len(short)
@@ -169,9 +169,9 @@ def loss_and_gradients(model: Any, tokenizer: Any, *, pack: bool) -> tuple[int, 
     import torch
 
     data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
-    inputs = train.inputs_of(model, data, tokenizer.pad_token_id, "cpu", pack)
+    inputs = steps.inputs_of(model, data, tokenizer.pad_token_id, "cpu", pack)
     model.zero_grad()
-    loss = train.loss_of(model, inputs, "cpu")
+    loss = steps.loss_of(model, inputs, "cpu")
     loss.backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return inputs.arguments["input_ids"].numel(), loss.item(), gradients
@@ -211,8 +211,8 @@ def test_a_base_that_does_not_keep_packed_rows_apart_is_trained_padded(params: p
     model, tokenizer = base.load(tiny, "cpu")
     data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
     pad = tokenizer.pad_token_id
-    assert train.can_pack(model, data, pad, "cpu")
-    assert not train.can_pack(model, [(q * 40, c) for q, c in data], pad, "cpu")  # too long
+    assert steps.can_pack(model, data, pad, "cpu")
+    assert not steps.can_pack(model, [(q * 40, c) for q, c in data], pad, "cpu")  # too long
     decoder = base.parts(model)[0]
     real = decoder.forward
 
@@ -220,4 +220,4 @@ def test_a_base_that_does_not_keep_packed_rows_apart_is_trained_padded(params: p
         return real(attention_mask=attention_mask if attention_mask.dim() == 2 else None, **kwargs)
 
     decoder.forward = careless
-    assert not train.can_pack(model, data, pad, "cpu")
+    assert not steps.can_pack(model, data, pad, "cpu")
