@@ -66,7 +66,9 @@ class Checkpoints:
             scratch.mkdir(parents=True)
             _write(scratch / TENSORS, save(dict(tensors)))
             _write(scratch / LOG, "".join(json.dumps(row) + "\n" for row in log).encode())
-            write_json(scratch / COMPLETE, {"schema": 1, "step": step, "files": {n: file_digest(scratch / n) for n in (TENSORS, LOG)}})
+            write_json(
+                scratch / COMPLETE, {"schema": 1, "step": step, "files": {n: file_digest(scratch / n) for n in (TENSORS, LOG)}}
+            )
             shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been resumed from
             scratch.rename(target)
         finally:

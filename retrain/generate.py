@@ -45,6 +45,8 @@ class Model:
         self.model = PeftModel.from_pretrained(self.model, str(adapter), is_trainable=False).eval()
         for name, parameter in self.model.named_parameters():
             if "lora_" in name:
+                if not parameter.isfinite().all():
+                    raise IntegrityError(f"{adapter} has weights that are not finite ({name}): train it again")
                 parameter.data = parameter.data.to(self.model.dtype)
 
     def template(self, system: str, max_length: int) -> prompts.Template:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import params as params_
+from retrain import process
 from retrain.answers import right, schema_of
 from retrain.records import Example, file_digest, read_examples, read_jsonl, write_json, write_jsonl
 
@@ -35,9 +36,9 @@ def known(folder: Path) -> set[str]:
 
 def recheck(adapter: str, params: params_.Params, asked: Sequence[Sequence[Example]], champion: Path) -> list[dict[str, Any]]:
     """One answer a row: id, answer, right (None where nobody can be held to the expected one)."""
-    from retrain.evaluate import Arms, answer_cache
+    from retrain.evaluate import Arms
 
-    arms, spec = Arms(adapter, params, answer_cache()), params.adapter(adapter)
+    arms, spec = Arms(adapter, params, process.cache("answers")), params.adapter(adapter)
     schema = schema_of(Path(), spec)
     return [
         {"schema": 1, "id": row.id, "answer": answer, "right": right(answer, row.answer, schema)}

@@ -1,8 +1,8 @@
 """The optimizer steps of a training: batches and their loss, what is out of the ordinary, and where to go on.  [torch]
 
 A run that was cut off goes on from its newest checkpoint to the same last step and, on the same machine, to the same bytes.
-Out of memory halves the rows that go through the model at once, not the batch. A loss or gradient that is not finite, and a loss
-that climbs, end the run before anything is published.
+Out of memory halves the rows that go through the model at once, not the batch. A loss or
+gradient that is not finite, and a loss that climbs, end the run before anything is published.
 """
 
 import json
@@ -21,8 +21,9 @@ from retrain.checkpoints import Checkpoints
 from retrain.errors import RetrainError
 
 SAME = 0.03  # of what the model says: bf16 rounds by less, a token that sees another row changes it by more
-LOOKED_AT = 20  # steps: the mean loss of the last so many ...
-CLIMBED = 2.0  # ... that is so many times that of the first so many diverges
+LOOKED_AT = 20  # steps: the mean loss of so many ...
+DEAD, LEARNED = 5, 0.1  # steps without a gradient while the loss is above this: nothing more will be learned
+CLIMBED = 2.0  # ... may not be so many times the base's
 ENDED = 143  # exit code of a process that SIGTERM ended
 
 
@@ -35,7 +36,7 @@ class Trained:
 
 
 def batches(data: Sequence[packing.Tokens], size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Rows of one epoch by number, in batches of like length (less padding), in an order that depends on seed and epoch alone."""
+    """Rows of one epoch by number, in batches of like length (less padding); the order depends on seed and epoch alone."""
     order = list(range(len(data)))
     rng = random.Random(f"{seed}/{epoch}")
     rng.shuffle(order)
@@ -117,7 +118,9 @@ def run(
             value = forward.backward([data[i] for i in batch], where)
             norm = torch.nn.utils.clip_grad_norm_(weights, 1.0).item()
             if not (math.isfinite(value) and math.isfinite(norm)):
-                raise RetrainError(f"the loss is {value}, its gradient {norm}, {where}: lower train.learning_rate, or look at them")
+                raise RetrainError(
+                    f"the loss is {value}, its gradient {norm}, {where}: lower train.learning_rate, or look at them"
+                )
             rate = settings.learning_rate * min(step / warm, (total - step + 1) / max(1, total - warm))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
@@ -180,14 +183,16 @@ class _Forward:
 
 
 def _still_learns(rows: Sequence[dict[str, Any]], where: str) -> None:
-    if len(rows) < 2 * LOOKED_AT:
+    """The first step's loss is the base's own, before anything was learned."""
+    some = rows[-LOOKED_AT:]
+    last = sum(row["loss"] for row in some) / len(some)
+    if len(some) == LOOKED_AT and last > CLIMBED * max(rows[0]["loss"], 1.0):
+        told = f"the loss climbs: {last:.3g} over the last {LOOKED_AT} steps, {rows[0]['loss']:.3g} at the start"
+    elif len(rows) >= DEAD and not any(row["grad_norm"] for row in rows[-DEAD:]) and last > LEARNED:
+        told = f"the gradient has been 0 for {DEAD} steps, and the loss is {last:.3g}"
+    else:
         return
-    first, last = (sum(row["loss"] for row in some) / LOOKED_AT for some in (rows[:LOOKED_AT], rows[-LOOKED_AT:]))
-    if last > CLIMBED * first:
-        raise RetrainError(
-            f"the loss climbs: {last:.3g} over the last {LOOKED_AT} steps, {first:.3g} over the first, {where}: "
-            "lower train.learning_rate"
-        )
+    raise RetrainError(f"{told}, {where}: lower train.learning_rate")
 
 
 # --- the state of a run

@@ -36,7 +36,9 @@ def verify(folder: Path) -> str:
     present = {path.name for path in folder.iterdir()} - {"manifest.json"}
     foreign = sorted(set(listed) - FILES)
     if foreign:
-        raise IntegrityError(f"{folder} holds {', '.join(foreign)}, an adapter has {', '.join(sorted(FILES))} alone: not loaded")
+        raise IntegrityError(
+            f"{folder} holds {', '.join(foreign)}, an adapter has {', '.join(sorted(FILES))} alone: not loaded"
+        )
     if present != set(listed):
         raise IntegrityError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(listed)}: fetch the version again")
     for name, sha in listed.items():
