@@ -128,7 +128,7 @@ class Runs:
         folder = None
         if rows:
             folder = scratch / "adapter"
-            train.train(rows, ADAPTER, self.params, self.base, folder, scratch / "log.jsonl")
+            train.train(rows, ADAPTER, self.params, self.base, folder, scratch / "log.jsonl", home=scratch)
             told["regression"] = self._share(regression.answers(rows, [row.question for row in self.held], seed=self.seed))
         told["adapter"] = self._share(self._asked(folder))
         return {**told, "held": len(self.held), "intents": len(self.labels), "seconds": round(time.monotonic() - began)}

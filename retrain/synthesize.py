@@ -71,7 +71,7 @@ def write_reverse(
             "train": params.train.model_copy(update={"epochs": spec.epochs}),
         }
     )
-    train.train(reversed_rows(rows), adapter, taught, base, scratch / "adapter", scratch / "log.jsonl")
+    train.train(reversed_rows(rows), adapter, taught, base, scratch / "adapter", scratch / "log.jsonl", home=scratch)
     model = Model(base, device=params.train.device, adapter=scratch / "adapter")
     questions = [(Message(role="user", content=told(label)),) for label in wanted]
     found = model.samples(

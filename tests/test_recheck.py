@@ -58,7 +58,7 @@ def test_the_champion_is_asked_each_failure_once_and_what_it_knows_is_told(
 ) -> None:
     shutil.copytree(tiny, "out/base/smollm2")
     Path("champion").mkdir()
-    train.train(ROWS, "support", params, tiny, Path("champion/support"), Path("log.jsonl"))
+    train.train(ROWS, "support", params, tiny, Path("champion/support"), Path("log.jsonl"), home=Path("home"))
     wrong = [Example.of(row.question, LABELS[(i + 1) % 3], source="failure") for i, row in enumerate(ROWS)]
     failures("2026-03-01T00-00-00Z", ROWS)
     recheck.main("support")
