@@ -130,13 +130,16 @@ def read(path: Path) -> list[Given]:
         raise DataError(f"{path} is a folder: give the file that was reviewed") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as `CSV UTF-8`, or JSON") from error
-    return list(_json(path, text) if text.lstrip()[:1] in ("[", "{") else _csv(path, text))
+    before = csv.field_size_limit(MOST)  # of the whole process
+    try:
+        return list(_json(path, text) if text.lstrip()[:1] in ("[", "{") else _csv(path, text))
+    finally:
+        csv.field_size_limit(before)
 
 
 def _csv(path: Path, text: str) -> Iterator[Given]:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
-    csv.field_size_limit(MOST)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     start = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain import jobs, ledger, release, story, watch
+from retrain import jobs, ledger, release, simulate, story, watch
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
@@ -143,10 +143,11 @@ def test_collecting_twice_changes_nothing_and_never_goes_back(workspace: Workspa
     with pytest.raises(DataError, match="logs/support"):
         watch.collect(workspace, "support", END)
     time = "2026-03-01T10:00:00+00:00"
+    asked = [row for row in simulate.read_traffic(story.HOME / "data/traffic/support.jsonl") if row["label"] == "refund_status"]
     rows = [
-        {"request_id": f"r{i}", "timestamp": time, "prompt": f"question {i}", "response": "order_status", "user_id": f"u{i}",
-         "feedback": -1, "correction": "refund_status", "feedback_at": time}
-        for i in range(30)
+        {"request_id": f"r{i}", "timestamp": time, "prompt": row["text"], "response": "order_status", "user_id": f"u{i}",
+         "feedback": -1, "correction": row["label"], "feedback_at": time}
+        for i, row in enumerate(asked[:30])
     ]  # fmt: skip
     log_rows(workspace, "a.jsonl", rows)
     first = watch.collect(workspace, "support", END)

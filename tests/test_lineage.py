@@ -50,7 +50,7 @@ def test_a_difference_has_the_rows_of_the_collection_by_source_label_and_reason(
     rows = found["came"]["rows"]
     assert not found["went"]["rows"]
     assert found["came"]["by"]["source"] == {"failure": len(rows)}
-    assert found["came"]["by"]["reason"] == {"correction": len(rows)}
+    assert found["came"]["by"]["reason"] == {"correction": len(rows), "feedback": len(rows)}
     assert sum(found["came"]["by"]["label"].values()) == len(rows)
     back = asked(space, "diff", "support", "support-v2", "support-v1")
     assert [row["id"] for row in back["went"]["rows"]] == [row["id"] for row in rows]
