@@ -4,6 +4,7 @@
 
 Each suite (audit, golden, retained) has 200, 500 or 1,000 rows of 12 labels, of which one holds 8 %. The arms differ by
 chance on 10 % of the rows, as often to the good as to the bad; margin 5 points, level 0.05, a gain of 2 points asked for.
+A candidate that gained less than those 2 points is not asked about: the gate refuses it by that rule alone, before any test.
 `bare_rule` is the rule "at least as many right on `audit`". The watch has 20 audited rows a window and 50 windows.
 Keys: {case: {rows: {promoted, bare_rule}}}, and `watch`.
 """
@@ -127,8 +128,8 @@ class Bench:
             gains = gains if slice_ is None else np.where(self.labels == 0, slice_, gains)
             differing = np.maximum(DIFFERING, np.abs(gains))
             right = champion[suite]
-            # a right row is lost, a wrong one won, so often that the wished shares of all rows come out
-            losing, winning = (differing - gains) / 2 / ACCURACY, (differing + gains) / 2 / (1 - ACCURACY)
+            share = right.mean()  # a right row is lost, a wrong one won, so often that the wished shares of all rows come out
+            losing, winning = (differing - gains) / 2 / share, (differing + gains) / 2 / (1 - share)
             flipped = rng.random(self.n) < np.where(right == 1, losing, winning)
             found[suite] = np.where(flipped, 1 - right, right)
         return found

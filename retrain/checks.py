@@ -6,6 +6,7 @@ A check that lacks rows, or whose suite was not measured, is "not told" (passed 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
@@ -65,6 +66,16 @@ class Case:
     def asked(self, suite: str) -> list[Prediction]:
         """Rows to compare on: the base is asked on a part of a suite only, a champion that is missing was not measured."""
         return [row for row in self.rows[suite] if self.reference != "base" or "base" in row.arms]
+
+    @cached_property
+    def paired(self) -> dict[str, list[Pair]]:
+        """By suite, one row a cluster; not measured on either side is a row lost."""
+        return {suite: [_pair(row, self.reference) for row in _one_a_cluster(self.asked(suite))] for suite in self.rows}
+
+    @cached_property
+    def missing(self) -> dict[str, int]:
+        """By suite, rows where the candidate, or a reference that was to be asked and is compared, was not measured."""
+        return {suite: _missing(self, suite) for suite in self.rows}
 
     def needed(self, suite: str) -> int:
         return self.gates.repair_min_rows if suite == "repair" else self.gates.min_rows
@@ -151,7 +162,7 @@ def measured(case: Case, suite: str, compared: bool) -> Check:
     why_not = _too_few(case, suite, case.needed(suite))
     if why_not:
         return _untold("measured", "quality", suite, why_not)
-    n, missing = len(case.rows[suite]), _missing(case, suite)
+    n, missing = len(case.rows[suite]), case.missing[suite]
     share, most = missing / n, case.gates.not_measured_max
     why = f"{missing} of {n} rows of {suite} could not be scored for an arm ({percent(share)}, at most {percent(most)})"
     why += ", and count against the candidate" if missing and compared else ""
@@ -167,14 +178,13 @@ def _untold(name: str, role: Role, suite: str, why: str) -> Check:
 
 def _why_not(case: Case, suite: str, needed: int) -> str | None:
     """Why a suite tells nothing, or None."""
-    missing, n = _missing(case, suite), len(case.rows[suite])
+    missing, n = case.missing[suite], len(case.rows[suite])
     if n and missing / n > case.gates.not_measured_max:
         return f"{missing} of {n} rows of {suite} could not be scored, at most {percent(case.gates.not_measured_max)} may be"
     return _too_few(case, suite, needed)
 
 
 def _missing(case: Case, suite: str) -> int:
-    """Rows where the candidate, or a reference that was to be asked and is compared, was not measured."""
     compared = suite in {name for group in COMPARED[case.state.purpose] for name in group}
     asked = {row.id for row in case.asked(suite)} if compared else set()
     return sum(
@@ -184,7 +194,7 @@ def _missing(case: Case, suite: str) -> int:
 
 def _too_few(case: Case, suite: str, needed: int) -> str | None:
     compared = suite in {name for group in COMPARED[case.state.purpose] for name in group}
-    found = len(_one_a_cluster(case.asked(suite) if compared else case.rows[suite]))
+    found = len(case.paired[suite] if compared else _one_a_cluster(case.rows[suite]))
     if found >= needed:
         return None
     if compared and len(_one_a_cluster(case.rows[suite])) >= needed:
@@ -210,18 +220,14 @@ def _one_a_cluster(rows: Iterable[Prediction]) -> list[Prediction]:
     return list(first.values())
 
 
-def pairs(case: Case, suite: str) -> list[Pair]:
-    """(row, candidate right, reference right), one a cluster; not measured on either side is a row lost."""
-    found: list[Pair] = []
-    for row in _one_a_cluster(case.asked(suite)):
-        ours, theirs = row.right("candidate"), row.right(case.reference)
-        found.append((row, False, True) if ours is None or theirs is None else (row, ours, theirs))
-    return found
+def _pair(row: Prediction, reference: str) -> Pair:
+    ours, theirs = row.right("candidate"), row.right(reference)
+    return (row, False, True) if ours is None or theirs is None else (row, ours, theirs)
 
 
 def _compare(case: Case, suite: str, level: float) -> dict[str, Any]:
     """Fields of a Check that every paired test shares."""
-    compared = pairs(case, suite)
+    compared = case.paired[suite]
     n = len(compared)
     b, c = stats.discordant([ours for _, ours, _ in compared], [theirs for _, _, theirs in compared])
     low, high = stats.tango_interval(b, c, n, level=level)
@@ -245,7 +251,7 @@ def harm(case: Case, suite: str) -> list[Harm]:
     lost: dict[str, list[Prediction]] = defaultdict(list)
     won: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for row, ours, theirs in pairs(case, suite):
+    for row, ours, theirs in case.paired[suite]:
         label = str(row.slice.get("label", "all"))
         total[label] += 1
         won[label] += ours and not theirs

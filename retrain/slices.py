@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from retrain import stats
-from retrain.checks import COMPARED, EXAMPLES, Case, Pair, Prediction, pairs, points, rounded
+from retrain.checks import COMPARED, EXAMPLES, Case, Pair, Prediction, points, rounded
 from retrain.verdict import Check, Harm
 
 MOST = 3  # harmed slices that a refusal names
@@ -50,7 +50,7 @@ Name = tuple[str, str]  # column and value
 def _pooled(case: Case) -> list[Pair]:
     suites = dict.fromkeys(suite for group in COMPARED[case.state.purpose] for suite in group)
     first: dict[str, Pair] = {}
-    for pair in sorted((pair for suite in suites for pair in pairs(case, suite)), key=lambda pair: (pair[0].id, pair[0].suite)):
+    for pair in sorted((pair for suite in suites for pair in case.paired[suite]), key=lambda pair: (pair[0].id, pair[0].suite)):
         first.setdefault(pair[0].cluster, pair)
     return list(first.values())
 

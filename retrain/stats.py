@@ -98,8 +98,10 @@ def non_inferior(b: int, c: int, n: int, *, margin: float) -> tuple[float, float
 
 def allowed_loss(b: int, n: int, *, margin: float, level: float) -> float | None:
     """The largest measured loss (share of n) that would still be non-inferior with b rows won; None where none would."""
-    passing = [c for c in range(n - b + 1) if non_inferior(b, c, n, margin=margin)[1] < level]
-    return (max(passing) - b) / n if passing else None
+    import bisect
+
+    failing = bisect.bisect_left(range(n - b + 1), True, key=lambda c: non_inferior(b, c, n, margin=margin)[1] >= level)
+    return (failing - 1 - b) / n if failing else None  # the fewest lost rows that do not pass: p grows with each
 
 
 def wilson(right: int, n: int, *, level: float) -> tuple[float, float]:
