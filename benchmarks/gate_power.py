@@ -12,7 +12,10 @@ Keys: {case: {rows: {promoted, bare_rule}}}, and `watch`.
 import argparse
 import json
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,7 @@ GATES = Gates(
 )  # fmt: skip
 SIZES = (200, 500, 1000)
 SUITES = ("audit", "golden", "retained")
-DIFFERING, ACCURACY, SLICES, SLICE_SHARE, ATTEMPTS = 0.10, 0.85, 12, 0.08, 10
+DIFFERING, ACCURACY, SLICES, SLICE_SHARE, ATTEMPTS, PROMOTIONS = 0.10, 0.85, 12, 0.08, 10, 5
 SHA = {name: format(i, "x") * 64 for i, name in enumerate([*gate.HASHES, "champion", "suite"], 1)}
 WINDOWS, ROWS_A_WINDOW = 50, 20
 Right = dict[str, np.ndarray]  # suite -> who of the rows is right
@@ -48,25 +51,25 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000, help="candidates a row of the table")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    found = run(arguments.draws)
+    found = run(arguments.draws, os.cpu_count() or 1)
     print(json.dumps(found) if arguments.json else table(found))
 
 
-def run(draws: int) -> dict[str, Any]:
-    """Shares of candidates promoted; the same draws give the same numbers."""
-    found: dict[str, Any] = {}
-    for number, (name, case) in enumerate(CASES.items()):
-        found[name] = {}
-        for n in SIZES:
-            rng, bench = np.random.default_rng([7, number, n]), Bench(n)
-            tried = [_once(rng, bench, case) for _ in range(draws)]
-            found[name][str(n)] = _shares(tried)
-    found["ten_attempts_on_the_same_rows"] = {str(n): _shares(_attempts(n, draws)) for n in SIZES}
-    found["watch"] = watch(draws)
-    return found
+def run(draws: int, workers: int) -> dict[str, Any]:
+    """Shares of candidates promoted; the same draws give the same numbers, whatever the workers."""
+    rows = [(name, n) for name in (*CASES, *SERIES) for n in SIZES]
+    found: dict[str, Any] = {name: {} for name, _ in rows}
+    with ProcessPoolExecutor(workers) as pool:
+        for (name, n), shares in zip(rows, pool.map(_row, rows, [draws] * len(rows)), strict=True):
+            found[name][str(n)] = shares
+            print(f"{name} {n}: {shares}", file=sys.stderr, flush=True)
+    return {**found, "watch": watch(draws)}
 
 
-def _shares(tried: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+def _row(row: tuple[str, int], draws: int) -> dict[str, float]:
+    name, n = row
+    rng, bench = np.random.default_rng([7, [*CASES, *SERIES].index(name), n]), Bench(n)
+    tried = [SERIES[name](rng, bench) if name in SERIES else _once(rng, bench, CASES[name]) for _ in range(draws)]
     promoted, bare = np.mean(tried, axis=0)
     return {"promoted": round(float(promoted), 4), "bare_rule": round(float(bare), 4)}
 
@@ -99,14 +102,22 @@ class Bench:
             for theirs in (0, 1)
         ]
 
-    def promoted(self, ours: Right, theirs: Right, purpose: str = "improve", tries: int = 0) -> bool:
+    def promoted(self, ours: Right, theirs: Right, purpose: str = "improve", tries: int = 0, anchors: Any = None) -> bool:
         rows = [
             self.rows[suite][i][2 * a + b]
             for suite in SUITES
             for i, (a, b) in enumerate(zip(ours[suite], theirs[suite], strict=True))
         ]
         tried = tuple(f"earlier {number}" for number in range(tries))
-        state = ChampionState(adapter="support", purpose=purpose, version=1, digest=SHA["champion"], attempts=tried, audit=None)
+        state = ChampionState(
+            adapter="support",
+            purpose=purpose,
+            version=1,
+            digest=SHA["champion"],
+            attempts=tried,
+            audit=None,
+            anchors=anchors or {},
+        )
         bound = {
             **{name: SHA[name] for name in gate.HASHES},
             "champion": SHA["champion"],
@@ -142,18 +153,38 @@ def _once(rng: np.random.Generator, bench: Bench, case: dict[str, Any]) -> tuple
     return promoted, bool(candidate["audit"].sum() >= champion["audit"].sum())
 
 
-def _attempts(n: int, draws: int) -> list[tuple[bool, bool]]:
+def _attempts(rng: np.random.Generator, bench: Bench) -> tuple[bool, bool]:
     """Ten equal candidates, one after another, on the same rows: was any promoted?"""
-    rng, bench, found = np.random.default_rng([7, 100, n]), Bench(n), []
-    for _ in range(draws):
-        champion = bench.champion(rng)
-        passed = bare = False
-        for tries in range(ATTEMPTS):
-            candidate = bench.candidate(rng, champion, {}, None)
-            passed = passed or bench.promoted(candidate, champion, tries=tries)
-            bare = bare or bool(candidate["audit"].sum() >= champion["audit"].sum())
-        found.append((passed, bare))
-    return found
+    champion = bench.champion(rng)
+    passed = bare = False
+    for tries in range(ATTEMPTS):
+        candidate = bench.candidate(rng, champion, {}, None)
+        passed = passed or bench.promoted(candidate, champion, tries=tries)
+        bare = bare or bool(candidate["audit"].sum() >= champion["audit"].sum())
+    return passed, bare
+
+
+def _chain(rng: np.random.Generator, bench: Bench) -> tuple[bool, bool]:
+    """Five candidates in a row, each 2 points worse on golden and retained than the one before: do all five pass?
+
+    Each has a fresh audit file, on which it is 10 points better. The anchor of every row is the first champion.
+    """
+    champion = bench.champion(rng)
+    anchors = {suite: {f"{i:05}": bool(r) for i, r in enumerate(champion[suite])} for suite in ("golden", "retained")}
+    passed = bare = True
+    for number in range(PROMOTIONS):
+        champion["audit"] = bench.champion(rng)["audit"]
+        candidate = bench.candidate(rng, champion, {"audit": 0.10, "golden": -0.02, "retained": -0.02}, None)
+        passed = passed and bench.promoted(candidate, champion, anchors=anchors if number else None)
+        bare = bare and bool(candidate["audit"].sum() >= champion["audit"].sum())
+        champion = candidate
+    return passed, bare
+
+
+SERIES: dict[str, Callable[[np.random.Generator, Bench], tuple[bool, bool]]] = {
+    "ten_attempts_on_the_same_rows": _attempts,
+    "five_promotions_each_2_worse": _chain,
+}
 
 
 def watch(draws: int) -> dict[str, Any]:

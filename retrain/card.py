@@ -1,4 +1,4 @@
-"""The verdict in plain words: one line, ten lines for anyone, then every number; and a picture of the scores.
+"""The verdict in plain words: one line, ten lines for anyone, then every number (`bars` draws the scores).
 
 The first line has no markup: MLflow shows the start of a description raw, and cut.
 """
@@ -6,7 +6,6 @@ The first line has no markup: MLflow shows the start of a description raw, and c
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from retrain.checks import moved, percent, points
@@ -28,7 +27,6 @@ ARMS = {
     "prompted": "prompted base",
     "base": "base",
 }
-COLOURS = {"candidate": "#1f6f8b", "champion": "#e0a030", "regression": "#8a8f98", "prompted": "#b4b9c1", "base": "#d9dce1"}
 SIMPLER = ("regression", "prompted", "base")
 TRIED = {
     "first": "There is no champion yet, so it must beat the untrained base model.",
@@ -79,6 +77,9 @@ def _blocked(check: Check, verdict: Verdict) -> str:
         named = {name for c in verdict.checks if c.name == "non_inferior" and c.passed is False for name in _worst(verdict, c)}
         rows = f"{check.lost} rows lost, {check.won} won, of {check.n} over all suites"
         return "" if check.slice in named else f"it harmed {check.slice} ({rows})"
+    if check.name == "anchored":
+        since = f"{_change(check)} against those that served when its rows entered"
+        return f"small losses on {check.suite} have added up, or too many answers changed ({since})"
     if check.name != "non_inferior":
         failing = {"parse_floor": "too few answers parse", "repair": "it repairs too few of the failures held back"}
         score = f"{percent(check.candidate or 0)}, at least {percent(check.threshold or 0)} needed"
@@ -182,11 +183,11 @@ def _excluded_line(verdict: Verdict) -> str:
 
 def _simpler(metrics: Metrics) -> list[str]:
     """Would something simpler have been enough? Said on what users ask now, else on the golden rows."""
-    suite = next((s for s in ("audit", "golden") if _is_number(_arms(metrics, s).get("candidate", {}).get("right"))), None)
+    suite = next((s for s in ("audit", "golden") if is_number(arms_of(metrics, s).get("candidate", {}).get("right"))), None)
     if suite is None:
         return []
-    arms = _arms(metrics, suite)
-    scored = {ARMS[arm]: arms[arm] for arm in SIMPLER if arm in arms and _is_number(arms[arm].get("right"))}
+    arms = arms_of(metrics, suite)
+    scored = {ARMS[arm]: arms[arm] for arm in SIMPLER if arm in arms and is_number(arms[arm].get("right"))}
     if not scored:
         return ["Would something simpler have been enough? Nothing simpler was scored, so that is not known."]
     listed = ", ".join(f"the {name} {percent(arm['right'])}" for name, arm in scored.items())
@@ -233,8 +234,8 @@ def _check_cells(check: Check) -> list[str]:
 
 def _scores_table(metrics: Metrics) -> list[str]:
     rows = []
-    for suite in _suites(metrics):
-        arms = _arms(metrics, suite)
+    for suite in suites_of(metrics):
+        arms = arms_of(metrics, suite)
         for arm in [*(a for a in ARMS if a in arms), *sorted(set(arms) - set(ARMS))]:
             score = arms[arm]
             shares = [_cell_percent(score.get(key)) for key in ("right", "parsed", "measured")]
@@ -275,21 +276,21 @@ def _flat(bound: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _suites(metrics: Metrics) -> list[str]:
+def suites_of(metrics: Metrics) -> list[str]:
     found = metrics.get("suites") or {}
     return [*(s for s in SUITES if s in found), *sorted(set(found) - set(SUITES))]
 
 
-def _arms(metrics: Metrics, suite: str) -> Mapping[str, Any]:
+def arms_of(metrics: Metrics, suite: str) -> Mapping[str, Any]:
     return ((metrics.get("suites") or {}).get(suite) or {}).get("arms") or {}
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _cell_percent(value: Any) -> str:
-    return percent(value) if _is_number(value) else ""
+    return percent(value) if is_number(value) else ""
 
 
 def _capital(text: str) -> str:
@@ -307,48 +308,3 @@ def escape(text: str, most: int = 300) -> str:
     flat = flat if len(flat) <= most else flat[: most - 1] + "…"
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
-
-
-# --- the picture
-
-
-def plot(metrics: Metrics, path: Path) -> None:
-    """Bars of right answers by suite and arm; PNG or SVG by the name's ending, the same bytes for the same metrics."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    suites, look = _suites(metrics), {"svg.hashsalt": "retrain", "font.family": "DejaVu Sans", "font.size": 10}
-    with style.context(["default", look]):  # not the user's own matplotlibrc: bytes must reproduce
-        figure = Figure(figsize=(max(7.5, 1.2 + 2.4 * len(suites)), 4.2), dpi=120, layout="constrained")
-        axes = figure.subplots()
-        _bars(axes, metrics, suites)
-        _dress(axes, metrics, suites)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
-
-
-def _bars(axes: Any, metrics: Metrics, suites: list[str]) -> None:
-    arms = [arm for arm in ARMS if any(arm in _arms(metrics, suite) for suite in suites)]
-    width = 0.84 / max(1, len(arms))
-    for place, arm in enumerate(arms):
-        here = [(i, _arms(metrics, suite).get(arm, {}).get("right")) for i, suite in enumerate(suites)]
-        known = [(i, value) for i, value in here if _is_number(value)]
-        x = [i + (place - (len(arms) - 1) / 2) * width for i, _ in known]
-        bars = axes.bar(x, [100 * v for _, v in known], width * 0.92, label=ARMS[arm], color=COLOURS[arm], zorder=2)
-        axes.bar_label(bars, [f"{100 * v:.0f}" for _, v in known], padding=2, fontsize=8, color="#444444")
-
-
-def _dress(axes: Any, metrics: Metrics, suites: list[str]) -> None:
-    names = [f"{suite}\n{SUITES.get(suite, '')}\n{metrics['suites'][suite].get('n', '?')} rows" for suite in suites]
-    axes.set_xticks(range(len(suites)), names)
-    axes.set_xlim(-0.5, max(0.5, len(suites) - 0.5))
-    axes.set_ylim(0, 108)
-    axes.set_yticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)], color="#666666")
-    axes.set_title(f"{metrics.get('adapter', 'adapter')}: right answers", loc="left", fontsize=12, fontweight="bold", pad=28)
-    axes.grid(axis="y", color="#e6e6e6", zorder=0)
-    axes.tick_params(length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(labels), "borderaxespad": 0.2, "fontsize": 9}
-        axes.legend(handles, labels, frameon=False, columnspacing=1.2, handlelength=1.0, handleheight=1.0, **place)

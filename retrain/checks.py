@@ -132,6 +132,35 @@ def non_inferior(case: Case, suite: str) -> Check:
     return Check(name="non_inferior", role=role, suite=suite, passed=passed, why=why, **numbers)
 
 
+def anchored(case: Case, suite: str) -> Check | None:
+    """The guardrail again, against who served when each row entered the suite, so that small losses cannot add up.
+
+    None where it would be the same test: no row's anchor is anything but what serves now, or the suite tells nothing.
+    """
+    margin, level, known = case.gates.margin, case.gates.level, case.state.anchors.get(suite, {})
+    if _why_not(case, suite, case.needed(suite)) or not any(row.id in known for row, _, _ in case.paired[suite]):
+        return None
+    then = [(ours, known.get(row.id, theirs) if _measured(case, row) else True) for row, ours, theirs in case.paired[suite]]
+    n, (b, c) = len(then), stats.discordant([ours for ours, _ in then], [theirs for _, theirs in then])
+    low, high = stats.tango_interval(b, c, n, level=level)
+    p = stats.non_inferior(b, c, n, margin=margin)[1]
+    allowed = stats.allowed_loss(b, n, margin=margin, level=level)
+    passed = p < level and low > -margin
+    now, before = sum(ours for ours, _ in then) / n, sum(theirs for _, theirs in then) / n
+    why = f"{suite}: {percent(now)} right, those that served when its rows entered {percent(before)}: {moved((b - c) / n)}"
+    ruled = f"a loss of {points(margin)} in all can be ruled out" if passed else _too_much(b, c, n, case.gates, allowed)
+    return Check(
+        name="anchored", role="guardrail", suite=suite, candidate=rounded(now), anchor=rounded(before), n=n, won=b, lost=c,
+        difference=rounded((b - c) / n), interval=(rounded(low), rounded(high)), p=rounded(p), level=level, threshold=-margin,
+        allowed=None if allowed is None else rounded(allowed), passed=passed,
+        why=f"{why} ({b} rows won, {c} lost, of {n}); {ruled}",
+    )  # fmt: skip
+
+
+def _measured(case: Case, row: Prediction) -> bool:
+    return row.right("candidate") is not None and row.right(case.reference) is not None
+
+
 def _too_much(b: int, c: int, n: int, gates: params_.Gates, allowed: float | None) -> str:
     limit = "no result" if allowed is None else f"a measured change of {-100 * allowed:+.1f} points or better"
     why = f"{limit} would have ruled out a true loss of {points(gates.margin)}"

@@ -232,7 +232,7 @@ def _scores(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(adapter: str) -> None:
-    from retrain.card import plot
+    from retrain.bars import plot
 
     params = params_.load().of(adapter)
     out = Path("out") / adapter

@@ -52,6 +52,7 @@ def _checks(case: Case, task: str, repair: bool) -> list[Check]:
     parse = case.gates.parse_floor if task == "generation" else None
     checks = [checks_.superior(case, suite) for suite in better]
     checks += [checks_.non_inferior(case, suite) for suite in no_worse]
+    checks += [check for suite in no_worse if suite != "audit" and (check := checks_.anchored(case, suite))]
     checks += [checks_.floor(case, suite, share, "floor", "right") for suite, share in sorted(floors.items())]
     checks += [checks_.floor(case, "golden", parse, "parse_floor", "parsed")] if parse is not None else []
     checks += [checks_.floor(case, "repair", case.gates.repair, "repair", "right")] if repair else []

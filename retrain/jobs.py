@@ -145,10 +145,31 @@ def _inputs(clone: Clone, asked: _Asked) -> list[str]:
             "digest": serving.digest if serving else None,
             "attempts": ledger.tried_on(entries, audit),
             "audit": audit,
+            "anchors": _anchors(clone, adapter, read_json(state_file)),
             "changes": ledger.suite_changes(entries, serving.digest) if serving else 0,
         },
     )
     return [*paths, f"champion/{adapter}.json"]
+
+
+def _anchors(clone: Clone, adapter: str, before: dict[str, Any]) -> dict[str, dict[str, bool]]:
+    """suite -> row -> whether the champion was right that served when the row entered; `before`: state of the last attempt.
+
+    That is the champion's answer in the first attempt that asked it about the row: those of the last attempt's rows that have
+    no anchor yet get it now. A relabelled row is another row, with an anchor of its own; a row that left loses its anchor.
+    """
+    known = {suite: dict(rows) for suite, rows in before.get("anchors", {}).items()}
+    metrics = clone.root / "out" / adapter / "metrics.json"
+    if not before["digest"] or not metrics.exists() or read_json(metrics)["champion"] != before["digest"]:
+        return known  # nothing has been judged against this champion yet
+    clone.dvc("pull", "--force", f"out/{adapter}/predictions")
+    found: dict[str, dict[str, bool]] = {}
+    for row in read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl"):
+        suite, right = row["suite"], row["arms"].get("champion", {}).get("right")
+        anchor = known.get(suite, {}).get(row["id"], right)
+        if suite in ("golden", "retained") and anchor is not None:
+            found.setdefault(suite, {})[row["id"]] = anchor
+    return found
 
 
 def _audit(folder: Path, asked: _Asked, attempts: Sequence[ledger.Attempt]) -> bool:

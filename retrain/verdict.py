@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictBool, ValidationError, model_validator
 
 from retrain.errors import DataError
 from retrain.records import Record, read_json
@@ -30,6 +30,7 @@ class ChampionState(Whole):
     digest: str | None
     attempts: tuple[str, ...]  # digests of the candidates that this same audit file has judged before
     audit: str | None
+    anchors: dict[str, dict[str, StrictBool]] = {}  # suite -> row -> was the champion right that served when the row entered
     changes: int = 0  # of the suites, made before the champion was judged: the card tells those made since
 
     def earlier(self, candidate: Any) -> int:
@@ -53,6 +54,7 @@ class Check(Frozen):
     candidate: FiniteFloat | None = None
     champion: FiniteFloat | None = None
     base: FiniteFloat | None = None
+    anchor: FiniteFloat | None = None  # those that served when the rows entered the suite
     n: int | None = None
     won: int | None = None  # rows that only the candidate, and only the reference, got right
     lost: int | None = None

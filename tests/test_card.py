@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from test_gate import Rows, good, judge, right, suite
 
-from retrain.card import card, one_line, plain_lines, plot
+from retrain.bars import plot
+from retrain.card import card, one_line, plain_lines
 from retrain.verdict import Verdict
 
 

@@ -1,0 +1,48 @@
+"""The benchmark of the gate tells what it says it tells."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import gate_power
+
+
+@pytest.mark.parametrize("name", ["better_10", "five_promotions_each_2_worse"])
+def test_the_same_draws_give_the_same_row(name: str) -> None:
+    shares = gate_power._row((name, 200), 3)
+    assert shares == gate_power._row((name, 200), 3) and set(shares) == {"promoted", "bare_rule"}
+
+
+def test_a_drawn_candidate_differs_as_often_and_gains_as_much_as_its_case_says() -> None:
+    rng, bench = np.random.default_rng(0), gate_power.Bench(1000)
+    gained, differing, slice_ = [], [], []
+    for _ in range(60):
+        champion = bench.champion(rng)
+        candidate = bench.candidate(rng, champion, {"audit": 0.05, "retained": -0.10}, -0.15)
+        change = {suite: candidate[suite] - champion[suite] for suite in gate_power.SUITES}
+        rest = bench.labels != 0
+        gained.append([change[suite][rest].mean() for suite in gate_power.SUITES])
+        differing.append([abs(change[suite][rest]).mean() for suite in gate_power.SUITES])
+        slice_.append(np.mean([change[suite][~rest].mean() for suite in gate_power.SUITES]))
+    assert np.mean(gained, axis=0) == pytest.approx([0.05, 0.0, -0.10], abs=0.006)
+    assert np.mean(differing, axis=0) == pytest.approx([0.10, 0.10, 0.10], abs=0.006)
+    assert np.mean(slice_) == pytest.approx(-0.15, abs=0.02)
+
+
+def test_a_candidate_that_the_benchmark_does_not_ask_about_is_one_that_the_gate_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng, bench = np.random.default_rng(1), gate_power.Bench(200)
+    champion = bench.champion(rng)
+    candidate = {**champion, "audit": champion["audit"].copy()}
+    candidate["audit"][np.flatnonzero(champion["audit"] == 0)[:3]] = 1  # 1.5 points
+    assert not bench.promoted(candidate, champion)
+    asked = []
+    judge = gate_power.gate.judge
+    monkeypatch.setattr(gate_power, "GATES", gate_power.GATES.model_copy(update={"min_effect": 0.0}))
+    monkeypatch.setattr(gate_power.gate, "judge", lambda *rows, **rest: asked.append(judge(*rows, **rest)) or asked[-1])
+    bench.promoted(candidate, champion)
+    assert len(asked) == 1 and asked[0].check("superior").won == 3
