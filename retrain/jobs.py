@@ -162,6 +162,8 @@ def _anchors(clone: Clone, adapter: str, before: dict[str, Any]) -> dict[str, di
     metrics = clone.root / "out" / adapter / "metrics.json"
     if not before["digest"] or not metrics.exists() or read_json(metrics)["champion"] != before["digest"]:
         return known  # nothing has been judged against this champion yet
+    if f"out/{adapter}/predictions" not in (clone.root / "dvc.lock").read_text("utf-8"):
+        return known  # an erasure took them
     clone.dvc("pull", "--force", f"out/{adapter}/predictions")
     found: dict[str, dict[str, bool]] = {}
     for row in read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl"):

@@ -82,6 +82,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        (root / "dvc.lock").write_text("path: out/support/predictions")
 
     def dvc(self, *args: str) -> str:
         return ""
@@ -112,3 +113,11 @@ def test_the_anchor_of_a_row_is_the_first_champion_that_was_asked_about_it(tmp_p
     found = jobs._anchors(clone, "support", state)
     assert found == {"golden": {"a": True, "c": True, "d": True}}  # a keeps v1's; b has left
     assert jobs._anchors(clone, "support", {**state, "anchors": found}) == found
+
+
+def test_predictions_that_an_erasure_took_are_not_asked_for(tmp_path: Path) -> None:
+    clone: Any = Folder(tmp_path)
+    clone.judged("v1", {"a": True})
+    (tmp_path / "dvc.lock").write_text("stages: {}")
+    clone.dvc = None  # calling it would fail
+    assert jobs._anchors(clone, "support", {"digest": "v1", "anchors": {"golden": {"b": True}}}) == {"golden": {"b": True}}
