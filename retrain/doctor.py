@@ -11,9 +11,11 @@ from importlib import metadata
 from pathlib import Path
 
 from retrain.base import residency
-from retrain.errors import ParamsError
+from retrain.errors import ParamsError, RetrainError
 from retrain.params import Params
 from retrain.process import environment, public
+from retrain.tombstones import VARIABLE
+from retrain.userids import LACKING, UserIds
 from retrain.workspace import Workspace
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"  # of the checkout that this package is installed from
@@ -62,8 +64,17 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
     yield _remote(workspace)
     yield _dvc_remote(workspace)
     yield _mlflow(workspace.params)
+    yield _user_ids(workspace)
     yield from _bases(workspace)
     yield _gpu(workspace.params.train.device)
+
+
+def _user_ids(workspace: Workspace) -> Finding:
+    try:
+        kept = UserIds.of(workspace).key is not None
+    except RetrainError as error:
+        return Finding("user ids", False, str(error), f"give a whole key in {VARIABLE}")
+    return Finding("user ids", True, "kept as keyed hashes") if kept else Finding("user ids", None, LACKING)
 
 
 # --- the machine

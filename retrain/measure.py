@@ -22,6 +22,7 @@ from retrain.params import Params
 from retrain.process import public
 from retrain.records import from_stamp, read_examples, read_folder, stamp
 from retrain.registry import Registry
+from retrain.userids import UserIds
 from retrain.workspace import Workspace
 
 KEPT = 200  # windows that a measurement and a decision look back on
@@ -58,7 +59,7 @@ class Site:
             workspace=workspace,
             adapter=adapter,
             params=params,
-            logs=open_logs(params.logs, root=workspace.root, adapter=adapter),
+            logs=open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)),
             state=ledger.state(jobs.entries(workspace, adapter)),
             registry=registry,
             past=[trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, KEPT)],

@@ -23,6 +23,7 @@ from retrain.policies import MinFailures
 from retrain.records import Record, from_stamp, stamp, write_jsonl
 from retrain.reviewfiles import Given, Near, Task
 from retrain.store import Store
+from retrain.userids import UserIds
 from retrain.workspace import Clone, Workspace
 
 NEAREST = 3  # labelled rows that are shown beside a question
@@ -84,7 +85,7 @@ def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
     params = _params(workspace, adapter)
     spec = params.adapter(adapter)
     window = Window(now - timedelta(days=params.failures.review_days), now)
-    rows = open_logs(params.logs, root=workspace.root, adapter=adapter).rows(window)
+    rows = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)).rows(window)
     selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec))
     done = {one.request_id for one in reviews(workspace, adapter)}
     found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
@@ -195,7 +196,7 @@ def take(
     """
     with jobs.job(workspace, adapter, "review") as clone:
         params = _params(workspace, adapter)
-        logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
+        logs = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace))
         before = reviews(workspace, adapter)
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
         checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels)

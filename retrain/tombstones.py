@@ -4,6 +4,7 @@ What a tombstone covers is never collected, audited or trained on again. The key
 with another key nobody would be recognised, so that is an error and never "nobody".
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -15,10 +16,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from retrain.errors import DataError, ParamsError
+from retrain.errors import DataError, IntegrityError, ParamsError
 from retrain.records import Example, Quarantined, Record, lines_of, write_text
 
 FILE = "data/erased.jsonl"
+VARIABLE, KEY_FILE, LEAST = "RETRAIN_USER_KEY", "user.key", 16  # characters of a key
 Kind = Literal["user", "request"]
 
 
@@ -91,20 +93,34 @@ def read(root: Path, home: Path) -> Tombstones:
 
 
 def key(home: Path, *, make: bool) -> bytes | None:
-    """The key of this workspace; `make` writes one where there is none."""
-    given = os.environ.get("RETRAIN_USER_KEY", "")
-    if given:
-        return given.encode("utf-8", "surrogateescape")
-    path = Path(home) / ".retrain" / "user.key"
-    if not path.exists() and make:
+    """The key of this workspace; `make` writes one where there is none, and of several that make it at once one wins.
+
+    ParamsError for a key that is too short to be one, IntegrityError for a key file that is not whole.
+    """
+    given = os.environ.get(VARIABLE)
+    if given is not None:
+        if len(given.strip()) < LEAST:
+            raise ParamsError(
+                f"{VARIABLE} has {len(given.strip())} characters, at least {LEAST} are needed: unset it or mend it"
+            )
+        return given.strip().encode("utf-8", "surrogateescape")
+    path = Path(home) / ".retrain" / KEY_FILE
+    if not path.exists() and not make:
+        return None
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-        except FileExistsError:
-            pass  # another process was first
-    text = path.read_text("utf-8").strip() if path.exists() else ""
-    return text.encode() or None
+        fresh = path.with_name(f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        fresh.unlink()
+    found = path.read_bytes().strip()
+    if len(found) < LEAST:
+        raise IntegrityError(f"{path} holds no key: restore it from a copy; without it nobody who was erased is recognised")
+    return found
 
 
 def keyed(secret: bytes, value: str) -> str:

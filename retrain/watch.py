@@ -20,6 +20,7 @@ from retrain.params import load
 from retrain.process import public
 from retrain.records import Example, Quarantined, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
+from retrain.userids import UserIds
 from retrain.workspace import Clone, Workspace
 
 Say = Callable[[str], None]
@@ -220,7 +221,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
         params = load(clone.root).of(adapter)  # as the remote has it: the checkout may be behind
-        logs = open_logs(params.logs, root=workspace.root, adapter=adapter)
+        logs = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace))
         known = logs.known(end)
         earlier = [row for path in files if path.stem < at for row in read_examples(path)]
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
@@ -297,7 +298,7 @@ def new_labels(workspace: Workspace, adapter: str) -> dict[str, tuple[int, int]]
     labels = params.adapter(adapter).labels
     if not labels:
         raise ParamsError(f"{adapter} is a {params.adapter(adapter).task} adapter: it has no labels")
-    logs, now = open_logs(params.logs, root=workspace.root, adapter=adapter), datetime.now(UTC)
+    logs, now = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)), datetime.now(UTC)
     made = failures.failure_cases(
         logs.known(now), audit_rate=params.failures.audit_rate, labels=labels, seen=set(), collected="",
         reviewed=review.known(workspace, adapter, logs, now),
@@ -343,7 +344,7 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
     if done:  # before the logs, which may be gone by now
         return jobs.Attempted(done, None, {}, fresh=False)
     try:
-        known = open_logs(params.logs, root=workspace.root, adapter=adapter).known(end)
+        known = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)).known(end)
         audited = failures.audited(known, audit_rate=params.failures.audit_rate)
     except DataError:
         if ledger.state(lines).champion:

@@ -20,7 +20,7 @@ from monitoring.sources.databases import (
 from monitoring.sources.engines import Engine, Postgres, Spark, md5
 from monitoring.sources.files import Folder, connect, open_files
 from monitoring.sources.mapping import COLUMNS, TYPES, Places, of_feedback, of_logs
-from monitoring.sources.rows import BadRow, Rows, Source
+from monitoring.sources.rows import BadRow, Rows, Source, Users
 from monitoring.sources.table import Counts, LogTable
 from monitoring.sources.traces import TRACES, export
 from retrain.errors import ParamsError
@@ -29,8 +29,10 @@ from retrain.params import Logs
 __all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Rows", "md5", "open_logs"]
 
 
-def open_logs(logs: Logs, *, root: Path, adapter: str) -> LogTable:
+def open_logs(logs: Logs, *, root: Path, adapter: str, users: Users = None) -> LogTable:
     """The log table that params `logs` describes, for one adapter; nothing is fetched yet.
+
+    `users` says what is kept of a user id (`retrain.userids`); without it rows hold it as it is logged.
 
     Raises DataError where there is no such file, table or column, ParamsError where mapping, zone or address is not known.
     """
@@ -48,7 +50,7 @@ def open_logs(logs: Logs, *, root: Path, adapter: str) -> LogTable:
                 " so both must be files, or tables of one PostgreSQL database, or Spark"
             )
         feedback = _open(uri, root, canon, of_feedback(logs, logs.feedback), "feedback")
-    return LogTable(source, feedback, adapter)
+    return LogTable(source, feedback, adapter, users)
 
 
 def _store(uri: str) -> str:

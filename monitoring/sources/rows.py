@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 WIDEST = timedelta(hours=16)  # no zone is further from UTC
 
 
+Users = Callable[[Any], str | None] | None
+
+
 class BadRow(BaseModel):
     """Where a row that cannot be used stands, and why; never what it says. Line 0: the whole file, or a database."""
 
@@ -81,9 +84,10 @@ def _hint(times: list[Cell], start: datetime, end: datetime) -> Any | None:
 class Rows:
     """Rows with COLUMNS, each request once: an Ibis expression `expr`, which stays in the engine until something is asked."""
 
-    def __init__(self, expr: Any, engine: Engine) -> None:
+    def __init__(self, expr: Any, engine: Engine, users: Users = None) -> None:
         self.expr = expr
         self.engine = engine
+        self.users = users  # what is fetched of a user id; None: as it is logged
 
     @classmethod
     def of_frame(cls, frame: "pd.DataFrame") -> "Rows":
@@ -106,7 +110,7 @@ class Rows:
 
     def where(self, predicate: Callable[[Any], Any]) -> "Rows":
         """Those for which a condition holds; predicate makes it from the table."""
-        return Rows(self.expr.filter(predicate(self.expr)), self.engine)
+        return Rows(self.expr.filter(predicate(self.expr)), self.engine, self.users)
 
     def within(self, window: Window) -> "Rows":
         return self.where(lambda t: (t.timestamp >= window.start) & (t.timestamp < window.end))
@@ -118,13 +122,20 @@ class Rows:
         """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine."""
         ordered = self.expr.mutate(draw=md5(ibis.literal(salt) + self.expr.request_id))
         chosen = ordered.order_by("draw", "request_id").limit(n)
-        return _tidy(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
+        return self._fetched(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
 
     def frame(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """All of them, by timestamp, then request_id: for few rows."""
         wanted = list(columns or COLUMNS)
         needed = list(dict.fromkeys([*wanted, "timestamp", "request_id"]))
-        return _tidy(self.engine.run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
+        return self._fetched(self.engine.run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
+
+    def _fetched(self, frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
+        frame = _tidy(frame, columns)
+        if self.users is not None and "user_id" in columns:
+            frame["user_id"] = frame["user_id"].map(self.users).astype(object)
+            frame["user_id"] = frame["user_id"].where(frame["user_id"].notna(), None)
+        return frame
 
 
 def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":

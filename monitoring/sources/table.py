@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from monitoring.sources.engines import Engine
 from monitoring.sources.mapping import COLUMNS, JUDGED, TYPES, UTC
-from monitoring.sources.rows import BadRow, Rows, Source
+from monitoring.sources.rows import BadRow, Rows, Source, Users
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
 
@@ -57,6 +57,7 @@ class LogTable:
     source: Source
     feedback: Source | None
     adapter: str
+    users: Users = None
     _windows: dict[tuple[int, Window], _Window] = field(default_factory=dict, repr=False)
 
     def rows(self, window: Window) -> Rows:
@@ -64,7 +65,7 @@ class LogTable:
 
         A request that stands there more than once is its row with the newest feedback_at, else the last one.
         """
-        return Rows(self._judged(self._window(window).once.expr, None), self.engine)
+        return Rows(self._judged(self._window(window).once.expr, None), self.engine, self.users)
 
     def known(self, before: datetime, since: datetime | None = None) -> Rows:
         """Requests of any time whose feedback became known in [since, before), with that feedback."""
@@ -72,12 +73,12 @@ class LogTable:
             if time is not None and time.tzinfo is None:
                 raise ParamsError(f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset")
         good = self._mine(self.source.scan()).filter(~_.bad)
-        return Rows(self._once(self._judged(good, (since, before))).expr, self.engine)
+        return Rows(self._once(self._judged(good, (since, before))).expr, self.engine, self.users)
 
     def requests(self, ids: Sequence[str]) -> Rows:
         """These requests, with all feedback that the store has by now."""
         good = self._mine(self.source.scan()).filter(~_.bad & _.request_id.isin(["", *ids]))  # no id is blank
-        return Rows(self._judged(self._once(good).expr, None), self.engine)
+        return Rows(self._judged(self._once(good).expr, None), self.engine, self.users)
 
     def counts(self, window: Window, late: int = 0) -> Counts:
         """How all rows of the table fall for one window; `late` is how many of the others came late to earlier ones.

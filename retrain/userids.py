@@ -1,0 +1,45 @@
+"""User ids as keyed hashes: whoever holds the key finds a user's rows again, nobody else learns who he was.
+
+The key is that of the tombstones, so that an erased user is recognised by his hash too. A workspace whose remote lies inside it
+(one machine) makes a random one; elsewhere, without RETRAIN_USER_KEY, ids are not kept at all: two machines with keys of their
+own would tell one user twice, and a hash without a key is found by trying.
+"""
+
+import functools
+import sys
+from typing import Any
+
+from retrain import tombstones
+from retrain.workspace import ORIGIN, Workspace
+
+LACKING = (
+    f"no key for user ids: they are not kept, and no limit for each user holds. Set {tombstones.VARIABLE} "
+    f"(at least {tombstones.LEAST} characters, the same on every machine)"
+)
+
+
+class UserIds:
+    """Called with a user id of the log store it gives what may be kept of it."""
+
+    def __init__(self, key: bytes | None) -> None:
+        self.key = key
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "UserIds":
+        """Errors of `tombstones.key`."""
+        found = tombstones.key(workspace.root, make=workspace.params.workspace.remote == ORIGIN)
+        if found is None:
+            _warn()
+        return cls(found)
+
+    def __call__(self, user: Any) -> str | None:
+        """64 hex digits of HMAC-SHA256; None without a key, or without a user."""
+        if self.key is None or not isinstance(user, str) or not user:
+            return None
+        return tombstones.keyed(self.key, user)
+
+
+@functools.cache
+def _warn() -> None:
+    """Once a process, to stderr: stdout may be a verb's JSON."""
+    print(f"warning: {LACKING}", file=sys.stderr, flush=True)
