@@ -14,6 +14,7 @@ from retrain.errors import IntegrityError, ParamsError
 from retrain.process import git
 from retrain.records import parse_time
 from retrain.store import Store
+from retrain.userids import UserIds
 from retrain.workspace import Clone, Workspace
 
 ANN, BOB = "u-ann", "u-bob"
@@ -60,8 +61,11 @@ def test_a_difference_has_the_rows_of_the_collection_by_source_label_and_reason(
 def test_a_user_is_followed_to_the_versions_that_learned_from_him_and_a_version_to_its_rows(space: Workspace) -> None:
     found = asked(space, "of-user", ANN)
     assert [(one["name"], one["serves"]) for one in found["learned_by"]] == [("support-v2", True)]
+    hashed = UserIds.of(space)(ANN)
     learned = {
-        row["id"] for row in asked(space, "rows", "support-v2")["rows"] if row["origins"] and row["origins"][0]["user"] == ANN
+        row["id"]
+        for row in asked(space, "rows", "support-v2")["rows"]
+        if row["origins"] and row["origins"][0]["user"] == hashed
     }
     assert set(found["learned_by"][0]["rows"]) == learned != set()
     assert not any(row["origins"] for row in asked(space, "rows", "support-v1")["rows"])
