@@ -17,7 +17,7 @@ from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.params import load
-from retrain.process import public
+from retrain.process import git, public, try_git
 from retrain.records import Example, Quarantined, from_stamp, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.userids import UserIds
@@ -59,11 +59,17 @@ def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
         notify.fired(workspace, record.adapter, end=record.end, reasons=record.reasons, page=page)
 
 
+def _changed_here(workspace: Workspace, path: str) -> bool:
+    """Whether a file differs from what the remote once held: a checkout that is only behind has changed nothing."""
+    common = git(workspace.root, "merge-base", "HEAD", workspace.remote_head())
+    return bool(try_git(workspace.root, "diff", "--quiet", common, "--", path).returncode)
+
+
 def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool, asked: bool) -> Watched:
     site = Site.open(workspace, adapter)
-    if site.params != workspace.params.of(adapter):
+    if site.params != workspace.params.of(adapter) and _changed_here(workspace, "params.yaml"):
         notify.warn(
-            f"note: params.yaml here is not that of {public(workspace.remote)}, by which windows are measured: push or pull it"
+            f"note: params.yaml here has changes that {public(workspace.remote)} lacks, which windows are measured by: push"
         )
     site.registry.close_stale(adapter)
     fresh, collection = _failures(site, window)

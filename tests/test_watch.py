@@ -9,6 +9,7 @@ from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
 from retrain import ledger, measure, story, watch, workspace
 from retrain.edits import set_values
+from retrain.process import git
 from retrain.records import stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace
@@ -134,9 +135,11 @@ def test_a_window_is_measured_by_the_params_of_the_remote_and_an_edit_that_nobod
     edited = Workspace.open(made.root)
     record = watch.monitor(edited, "support", day).record
     assert record.drift_status != "not_enough_data" and record.policy["min_new"] == 80
-    assert "params.yaml here is not that of" in capsys.readouterr().err
+    assert "params.yaml here has changes that" in capsys.readouterr().err
     with edited.clone("test") as clone:
         set_values(clone.root / "params.yaml", ["drift.min_rows=5000"])
         clone.commit(["params.yaml"], "more rows")
         clone.publish(lambda c: None, tries=1)
-    assert watch.monitor(made, "support", day).record.drift_status == "not_enough_data"
+    git(made.root, "checkout", "--quiet", "params.yaml")  # now the checkout is behind, and has changed nothing
+    assert watch.monitor(Workspace.open(made.root), "support", day).record.drift_status == "not_enough_data"
+    assert "params.yaml here" not in capsys.readouterr().err
