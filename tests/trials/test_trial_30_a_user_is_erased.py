@@ -22,6 +22,8 @@ from retrain.registry import Registry
 from retrain.store import Store
 from retrain.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # three minutes: real retrainings, and every byte searched
+
 ANN, BOB = "ann.müller@example.org", "u-bob"
 MARK = {ANN: "quokka", BOB: "wombat"}
 DAY = "2026-03-02"
