@@ -46,10 +46,9 @@ class Selector:
 
     def told(self, rows: "Rows") -> "Rows":
         """The rows, with a column of bool for each reason; ParamsError where failures.where is no condition."""
-        from monitoring.sources import Rows
 
         reasons = {WHY + name: found.fill_null(False) for name, found in self._reasons(rows).items()}
-        return Rows(rows.expr.mutate(**reasons), rows.engine)
+        return rows.like(rows.expr.mutate(**reasons))
 
     def chosen(self, rows: "Rows") -> "Rows":
         """Those that have a reason."""

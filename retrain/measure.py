@@ -308,7 +308,7 @@ def _believed(rows: Rows, unbelieved: frozenset[str]) -> Rows:
         return rows
     table = rows.expr
     feedback = table.request_id.isin(sorted(unbelieved)).ifelse(ibis.null(TYPES["feedback"]), table.feedback)
-    return Rows(table.mutate(feedback=feedback), rows.engine)
+    return rows.like(table.mutate(feedback=feedback))
 
 
 def _metrics(record: trigger.WindowRecord, now: quality.Quality) -> dict[str, Any]:

@@ -110,7 +110,11 @@ class Rows:
 
     def where(self, predicate: Callable[[Any], Any]) -> "Rows":
         """Those for which a condition holds; predicate makes it from the table."""
-        return Rows(self.expr.filter(predicate(self.expr)), self.engine, self.users)
+        return self.like(self.expr.filter(predicate(self.expr)))
+
+    def like(self, expr: Any) -> "Rows":
+        """Another expression over them, from the same engine and with what is kept of a user id."""
+        return Rows(expr, self.engine, self.users)
 
     def within(self, window: Window) -> "Rows":
         return self.where(lambda t: (t.timestamp >= window.start) & (t.timestamp < window.end))
