@@ -20,6 +20,7 @@ from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_jsonl, write_jsonl
 from retrain.registry import Registry
 from retrain.store import Store
+from retrain.userids import UserIds
 from retrain.workspace import Workspace
 
 pytestmark = pytest.mark.slow  # three minutes: real retrainings, and every byte searched
@@ -177,7 +178,7 @@ def test_what_is_erased_is_not_collected_or_audited_again(lived: Workspace, eras
     made = watch.collect(lived, "support", parse_time("2026-03-06T00:00:00Z"))
     rows = [row for row in lineage.rows_at(Store(lived), "support", lived.remote_head()) if "again" in row.question]
     assert len(rows) == made.rows > 0
-    assert {origin["user"] for row in rows for origin in row.origins} == {"u-cid"}
+    assert {origin["user"] for row in rows for origin in row.origins} == {UserIds.of(lived)("u-cid")}
     assert len(more) == 24
     stones = tombstones.read(_checkout(lived), lived.root)
     assert stones.cover({"request_id": "new", "user": ANN})
@@ -206,7 +207,7 @@ def test_the_retraining_that_is_due_replaces_the_champion_and_learns_no_erased_r
     version = release.promote(lived, "support").promotion
     lived.remote_head()  # brings the commit here
     learned = lineage.trained(Store(lived), "support", version.commit)
-    assert {origin["user"] for row in learned for origin in row.origins} == {BOB, "u-cid"}
+    assert {origin["user"] for row in learned for origin in row.origins} == {*map(UserIds.of(lived), (BOB, "u-cid"))}
     assert holding(lived, ANN) == []
     assert not ledger.owed(jobs.entries(lived, "support"))
     assert erase(lived).due == []
