@@ -31,7 +31,7 @@ def build(adapter):
     def retrain_adapter():
         @task
         def collect(*, params=None):
-            from retrain import watch
+            from retrain import collecting, watch
             from retrain.errors import NothingToDo
             from retrain.records import stamp
             from retrain.workspace import Workspace
@@ -41,7 +41,7 @@ def build(adapter):
                 end = watch.due(workspace, adapter, params["end"])
             except NothingToDo as nothing:  # woken by an event that an earlier run has dealt with
                 raise AirflowSkipException(str(nothing)) from nothing
-            print(watch.collect_what_there_is(workspace, adapter, end))
+            print(collecting.collect_what_there_is(workspace, adapter, end))
             return stamp(end)
 
         @task

@@ -19,7 +19,7 @@ from typing import Any
 from monitoring.failures import drawn
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
-from retrain import edits, jobs, ledger, quarantine, release, score, simulate, watch
+from retrain import collecting, edits, jobs, ledger, quarantine, release, score, simulate, watch
 from retrain.card import lost_rows, one_line
 from retrain.dagruns import DagRuns
 from retrain.door import why_not_believed
@@ -187,7 +187,7 @@ def _attack(demo: Demo, phase: simulate.Phase) -> None:
             _retrain(demo, demo.window.end)
     end = demo.window.end
     with contextlib.suppress(NothingToDo):  # collected by now
-        watch.collect(demo.workspace, demo.story.adapter, end)
+        collecting.collect(demo.workspace, demo.story.adapter, end)
     _say_door(demo)
     demo.say("the door is switched off (failures.poisoning.door: false), and a person retrains by hand on the same windows")
     _switch_door(demo, "false")

@@ -13,7 +13,7 @@ from typing import Any
 import ibis
 
 from monitoring import drift, judge, quality, trigger
-from monitoring.sources import TYPES, LogTable, Rows, open_logs
+from monitoring.sources import TYPES, LogTable, Rows
 from monitoring.windows import WEEK, Window, week_before
 from retrain import expectations, jobs, ledger
 from retrain.answers import Schema, schema_in
@@ -22,7 +22,7 @@ from retrain.params import Params
 from retrain.process import public
 from retrain.records import from_stamp, read_examples, read_folder, stamp
 from retrain.registry import Registry
-from retrain.userids import UserIds
+from retrain.userids import open_logs
 from retrain.workspace import Workspace
 
 KEPT = 200  # windows that a measurement and a decision look back on
@@ -59,7 +59,7 @@ class Site:
             workspace=workspace,
             adapter=adapter,
             params=params,
-            logs=open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)),
+            logs=open_logs(workspace, params, adapter),
             state=ledger.state(jobs.entries(workspace, adapter)),
             registry=registry,
             past=[trigger.WindowRecord.model_validate(row) for row in registry.windows(adapter, KEPT)],

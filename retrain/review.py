@@ -13,7 +13,7 @@ from typing import Any
 
 from monitoring.failures import Reviewed, Waiting, drawn, waiting
 from monitoring.selection import Selector
-from monitoring.sources import LogTable, open_logs
+from monitoring.sources import LogTable
 from monitoring.windows import Window
 from retrain import jobs, lineage
 from retrain.answers import Schema, misfit, schema_of
@@ -23,7 +23,7 @@ from retrain.policies import MinFailures
 from retrain.records import Record, from_stamp, stamp, write_jsonl
 from retrain.reviewfiles import Given, Near, Task
 from retrain.store import Store
-from retrain.userids import UserIds
+from retrain.userids import open_logs
 from retrain.workspace import Clone, Workspace
 
 NEAREST = 3  # labelled rows that are shown beside a question
@@ -85,7 +85,7 @@ def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
     params = _params(workspace, adapter)
     spec = params.adapter(adapter)
     window = Window(now - timedelta(days=params.failures.review_days), now)
-    rows = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace)).rows(window)
+    rows = open_logs(workspace, params, adapter).rows(window)
     selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec))
     done = {one.request_id for one in reviews(workspace, adapter)}
     found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
@@ -196,7 +196,7 @@ def take(
     """
     with jobs.job(workspace, adapter, "review") as clone:
         params = _params(workspace, adapter)
-        logs = open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace))
+        logs = open_logs(workspace, params, adapter)
         before = reviews(workspace, adapter)
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
         checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels)

@@ -7,10 +7,14 @@ own would tell one user twice, and a hash without a key is found by trying.
 
 import functools
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrain import tombstones
+from retrain.params import Params
 from retrain.workspace import ORIGIN, Workspace
+
+if TYPE_CHECKING:
+    from monitoring.sources import LogTable
 
 LACKING = (
     f"no key for user ids: they are not kept, and no limit for each user holds. Set {tombstones.VARIABLE} "
@@ -43,3 +47,10 @@ class UserIds:
 def _warn() -> None:
     """Once a process, to stderr: stdout may be a verb's JSON."""
     print(f"warning: {LACKING}", file=sys.stderr, flush=True)
+
+
+def open_logs(workspace: Workspace, params: Params, adapter: str) -> "LogTable":
+    """The log table of an adapter, of which rows hold what may be kept of a user id; `params`: those of this adapter."""
+    from monitoring import sources
+
+    return sources.open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace))

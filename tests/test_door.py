@@ -8,7 +8,7 @@ import pytest
 from calling import call
 
 from monitoring.windows import of_interval
-from retrain import quarantine, story, watch, workspace
+from retrain import collecting, quarantine, story, watch, workspace
 from retrain.records import parse_time, read_folder, write_jsonl
 from retrain.workspace import Workspace
 
@@ -51,14 +51,14 @@ def test_what_is_suspected_counts_neither_as_failures_nor_as_dissatisfaction(spa
 
 
 def test_it_waits_in_quarantine_until_a_person_releases_it_and_each_row_is_listed_once(space: Workspace) -> None:
-    made = watch.collect(space, "support", parse_time("2026-03-03T00:00:00Z"))
+    made = collecting.collect(space, "support", parse_time("2026-03-03T00:00:00Z"))
     kept = [one.row for one in quarantine.listed(space, "support")]
     assert made.quarantined == len(kept) > 25
     assert {one.kind for one in kept} == {"poisoning"}
     assert all(one.request_id.startswith("lie") for one in kept)
     released = call("quarantine", "release", "support", kept[0].id, "--reason", "asked the user", "-w", space.root)
     assert released.code == 0
-    again = watch.collect(space, "support", parse_time("2026-03-04T00:00:00Z"))
+    again = collecting.collect(space, "support", parse_time("2026-03-04T00:00:00Z"))
     assert (again.rows, again.quarantined) == (1, len(kept) - 1)
     assert len(quarantine.listed(space, "support")) == len(kept)
     with space.clone("look") as clone:

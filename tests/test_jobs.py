@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain import jobs, ledger, release, simulate, story, watch
+from retrain import collecting, jobs, ledger, release, simulate, story, watch
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
@@ -141,7 +141,7 @@ def log_rows(workspace: Workspace, name: str, rows: list[dict]) -> None:
 
 def test_collecting_twice_changes_nothing_and_never_goes_back(workspace: Workspace) -> None:
     with pytest.raises(DataError, match="logs/support"):
-        watch.collect(workspace, "support", END)
+        collecting.collect(workspace, "support", END)
     time = "2026-03-01T10:00:00+00:00"
     asked = [row for row in simulate.read_traffic(story.HOME / "data/traffic/support.jsonl") if row["label"] == "refund_status"]
     rows = [
@@ -150,16 +150,16 @@ def test_collecting_twice_changes_nothing_and_never_goes_back(workspace: Workspa
         for i, row in enumerate(asked[:30])
     ]  # fmt: skip
     log_rows(workspace, "a.jsonl", rows)
-    first = watch.collect(workspace, "support", END)
+    first = collecting.collect(workspace, "support", END)
     head = git(workspace.root, "ls-remote", "origin", "refs/heads/main")
-    again = watch.collect(workspace, "support", END)
+    again = collecting.collect(workspace, "support", END)
     assert (again.rows, again.file) == (first.rows, first.file)
     assert 0 < first.rows < 30  # the drawn ones judge, they do not train
     assert git(workspace.root, "ls-remote", "origin", "refs/heads/main") == head
     with pytest.raises(ParamsError, match="never go back"):
-        watch.collect(workspace, "support", parse_time("2026-03-01T00:00:00Z"))
+        collecting.collect(workspace, "support", parse_time("2026-03-01T00:00:00Z"))
     with pytest.raises(NothingToDo):
-        watch.collect(workspace, "support", parse_time("2026-03-05T00:00:00Z"))
+        collecting.collect(workspace, "support", parse_time("2026-03-05T00:00:00Z"))
 
 
 def test_labels_that_wait_are_listed_until_they_are_admitted(workspace: Workspace) -> None:
@@ -170,8 +170,8 @@ def test_labels_that_wait_are_listed_until_they_are_admitted(workspace: Workspac
         for i in range(30)
     ]  # fmt: skip
     log_rows(workspace, "b.jsonl", rows)
-    waiting, users = watch.new_labels(workspace, "support")["loyalty_points"]
+    waiting, users = collecting.new_labels(workspace, "support")["loyalty_points"]
     assert 0 < waiting < 30  # the drawn ones judge
     assert users <= 4
     jobs.admit(workspace, "support", ["loyalty_points"], rows={})
-    assert "loyalty_points" not in watch.new_labels(workspace, "support")
+    assert "loyalty_points" not in collecting.new_labels(workspace, "support")

@@ -9,7 +9,7 @@ import pytest
 import small
 from calling import call
 
-from retrain import lineage, watch
+from retrain import collecting, lineage
 from retrain.errors import IntegrityError, ParamsError
 from retrain.process import git
 from retrain.records import parse_time
@@ -27,7 +27,7 @@ def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = small.workspace(tmp_path_factory.mktemp("lineage"), tiny)
     small.promoted(made, "2026-03-01T00:00:00Z")
     small.ask(made, DAY, [ANN, BOB], 20, lambda user, i: f"{user} {i}")
-    watch.collect(made, "support", parse_time("2026-03-03T00:00:00Z"))
+    collecting.collect(made, "support", parse_time("2026-03-03T00:00:00Z"))
     small.promoted(made, "2026-03-03T00:00:00Z", "replace")
     return made
 
@@ -150,7 +150,7 @@ def test_an_upload_that_lost_a_file_or_a_byte_is_never_committed(space: Workspac
 
     monkeypatch.setattr(Clone, "dvc", lossy)
     with pytest.raises(IntegrityError, match="holds other bytes"):
-        watch.collect(space, "support", parse_time("2026-03-05T00:00:00Z"))
+        collecting.collect(space, "support", parse_time("2026-03-05T00:00:00Z"))
     assert space.remote_head() == before
 
 

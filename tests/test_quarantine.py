@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from calling import call
 
-from retrain import ledger, quarantine, story, watch, workspace
+from retrain import collecting, ledger, quarantine, story, workspace
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import dvc, git
 from retrain.records import Example, Origin, Quarantined, parse_time, read_examples, read_records, write_jsonl
@@ -48,26 +48,26 @@ def files(space: Workspace, folder: str) -> dict[str, Path]:
 
 def test_what_is_kept_out_is_written_once_with_its_reason_and_content_and_taken_when_released(space: Workspace) -> None:
     assert quarantine.listed(space, "support") == []  # a workspace without the folder
-    made = watch.collect(space, "support", parse_time(DAYS[0]))
+    made = collecting.collect(space, "support", parse_time(DAYS[0]))
     assert (made.rows, made.quarantined) == (20, 3)
     (path,) = files(space, "quarantine").values()
     rows = read_records(path, Quarantined)
     assert sorted((row.kind, row.request_id) for row in rows) == [("conflict", "a"), ("conflict", "b"), ("form", "blank")]
     assert {row.example.answer for row in rows if row.example} == {"refund_status", "cancel_order"}
     with pytest.raises(NothingToDo, match="3 are in quarantine"):
-        watch.collect(space, "support", parse_time(DAYS[1]))
+        collecting.collect(space, "support", parse_time(DAYS[1]))
     assert list(files(space, "quarantine").values()) == [path]
 
     right = next(row for row in rows if row.request_id == "a")
     wrong = next(row for row in rows if row.request_id == "b")
     done = call("quarantine", "release", "support", right.id, "--reason", "asked the user", "-w", space.root, "--json")
     assert (done.code, json.loads(done.out)["released"]["id"]) == (0, right.id)
-    taken = watch.collect(space, "support", parse_time(DAYS[2]))
+    taken = collecting.collect(space, "support", parse_time(DAYS[2]))
     assert (taken.rows, taken.quarantined) == (1, 2)
     (example,) = read_examples(files(space, "failures")["2026-03-04T00-00-00Z"])
     assert (example.id, example.answer) == (right.id, "refund_status")
     with pytest.raises(NothingToDo):  # once; and the other answer stays out
-        watch.collect(space, "support", parse_time(DAYS[3]))
+        collecting.collect(space, "support", parse_time(DAYS[3]))
 
     listed = call("quarantine", "list", "support", "-w", space.root)
     assert f"{right.id} conflict: request a: one question, two answers: cancel_order | refund_status" in listed.out
@@ -82,7 +82,7 @@ def test_what_is_kept_out_is_written_once_with_its_reason_and_content_and_taken_
 
 def test_a_release_that_cannot_be_says_why(space: Workspace) -> None:
     with contextlib.suppress(NothingToDo, ParamsError):  # where this test runs alone nothing was collected
-        watch.collect(space, "support", parse_time(DAYS[0]))
+        collecting.collect(space, "support", parse_time(DAYS[0]))
     blank = next(one.row for one in quarantine.listed(space, "support") if one.row.kind == "form")
     with pytest.raises(RejectedError, match="never released: it would train nothing: mend the correction"):
         quarantine.release(space, "support", blank.id, reason="please")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from calling import call
 
-from retrain import quarantine, review, reviewfiles, story, watch, workspace
+from retrain import collecting, quarantine, review, reviewfiles, story, workspace
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo
 from retrain.params import load
@@ -97,10 +97,10 @@ def test_answers_are_learned_by_the_next_collection_once_and_two_that_differ_are
     with pytest.raises(DataError, match="nothing was taken"):
         take(space, ("r4", "refundstatus", "kim"), day=2)
     with pytest.raises(NothingToDo):  # not known yet at that time
-        watch.collect(space, "support", END)
+        collecting.collect(space, "support", END)
     assert len(review.queue(space, "support", END)) == 19
 
-    collected = watch.collect(space, "support", END + timedelta(days=3))
+    collected = collecting.collect(space, "support", END + timedelta(days=3))
     assert (collected.rows, collected.quarantined) == (1, 2)
     git(space.root, "pull", "--quiet", "origin", "main")
     with space.clone("look") as clone:
@@ -113,12 +113,12 @@ def test_answers_are_learned_by_the_next_collection_once_and_two_that_differ_are
         ("conflict", "r1", "one question, two answers: cancel_order | refund_status")
     }
     with pytest.raises(NothingToDo):
-        watch.collect(space, "support", END + timedelta(days=4))
+        collecting.collect(space, "support", END + timedelta(days=4))
 
     take(space, ("r0", "cancel_order", "kim"), ("r6", "gift_card", "kim"), day=5, new_labels=True)
     with pytest.raises(NothingToDo, match="known before"):  # not before they were given
-        watch.collect(space, "support", END + timedelta(days=5))
-    later = watch.collect(space, "support", END + timedelta(days=6))
+        collecting.collect(space, "support", END + timedelta(days=5))
+    later = collecting.collect(space, "support", END + timedelta(days=6))
     assert (later.rows, later.new_labels) == (1, {"gift_card": (1, 1)})
     assert any("cancel_order | refund_status; one of them" in one.row.reason for one in quarantine.listed(space, "support"))
 

@@ -119,9 +119,9 @@ def collect(
 
     Example: retrain collect support
     """
-    from retrain import watch
+    from retrain import collecting
 
-    made = watch.collect(open_workspace(workspace, adapter), adapter, time_of(end, "--end"))
+    made = collecting.collect(open_workspace(workspace, adapter), adapter, time_of(end, "--end"))
     lines = [f"{made.rows} failure cases in {made.file}; {made.waiting} wait for a label, {made.quarantined} quarantined"]
     lines += [f"new label: {label}, {rows} rows, {users} users" for label, (rows, users) in sorted(made.new_labels.items())]
     out({"schema": 1, "adapter": adapter, **dataclasses.asdict(made)}, as_json, lines)
@@ -134,9 +134,9 @@ def labels_list(adapter: Name, workspace: Root = HERE, as_json: Json = False) ->
 
     Example: retrain labels list support
     """
-    from retrain import watch
+    from retrain import collecting
 
-    found = watch.new_labels(open_workspace(workspace, adapter), adapter)
+    found = collecting.new_labels(open_workspace(workspace, adapter), adapter)
     rows = [{"label": label, "rows": rows, "users": users} for label, (rows, users) in found.items()]
     lines = [f"{row['label']}: {row['rows']} rows, {row['users']} users" for row in rows]
     out({"schema": 1, "adapter": adapter, "waiting": rows}, as_json, lines or [f"{adapter}: no label waits"])
@@ -153,12 +153,12 @@ def labels_admit(
 
     Example: retrain labels admit support gift_card
     """
-    from retrain import jobs, watch
+    from retrain import collecting, jobs
     from retrain.errors import DataError
 
     space = open_workspace(workspace, adapter)
     try:
-        rows = {name: n for name, (n, _) in watch.new_labels(space, adapter).items()}
+        rows = {name: n for name, (n, _) in collecting.new_labels(space, adapter).items()}
     except DataError as error:
         if not new:
             raise DataError(f"{error}. Without corrections no label waits: give --new to admit one all the same") from error

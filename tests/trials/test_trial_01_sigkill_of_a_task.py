@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, workspace
 
-from retrain import jobs, ledger, release, watch
+from retrain import collecting, jobs, ledger, release, watch
 from retrain.process import git
 from retrain.records import parse_time, read_folder, write_jsonl
 from retrain.registry import Registry
@@ -22,7 +22,7 @@ KILLED = """
 import os, signal, sys
 from datetime import datetime
 from pathlib import Path
-from retrain import release, watch
+from retrain import collecting, release, watch
 from retrain.records import parse_time
 from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace
@@ -42,7 +42,7 @@ at = parse_time(end)
 if verb == "retrain":
     watch.retrain(space, "support", at, say=lambda line: None)
 elif verb == "collect":
-    watch.collect(space, "support", at)
+    collecting.collect(space, "support", at)
 elif verb == "rollback":
     release.rollback(space, "support", version=None, reason="ill")
 else:
@@ -118,9 +118,9 @@ def test_a_killed_collection_has_each_row_once(space: Workspace, when: str, end:
     ]  # fmt: skip
     write_jsonl(space.root / "logs" / "support" / f"{when}.jsonl", rows)
     killed_at(space, "Clone._push", when, "collect", end)
-    made = watch.collect(space, "support", parse_time(end))
+    made = collecting.collect(space, "support", parse_time(end))
     head = git(space.root, "ls-remote", "origin", "refs/heads/main")
-    assert watch.collect(space, "support", parse_time(end)).rows == made.rows
+    assert collecting.collect(space, "support", parse_time(end)).rows == made.rows
     assert git(space.root, "ls-remote", "origin", "refs/heads/main") == head
     with space.clone("look") as clone:
         clone.pull(["data/failures/support.dvc"])

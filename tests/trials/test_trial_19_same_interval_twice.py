@@ -7,7 +7,7 @@ import pytest
 from small import TELLS, workspace
 
 from monitoring.windows import of_interval
-from retrain import watch
+from retrain import collecting, watch
 from retrain.errors import NothingToDo, ParamsError
 from retrain.process import git
 from retrain.records import parse_time, write_jsonl
@@ -41,17 +41,17 @@ def dataset(space: Workspace) -> str:
 
 
 def test_the_same_collection_twice_is_one_dataset_and_an_older_one_is_refused(space: Workspace) -> None:
-    first = watch.collect(space, "support", parse_time(DAYS[1]))
+    first = collecting.collect(space, "support", parse_time(DAYS[1]))
     one = dataset(space)
-    assert watch.collect(space, "support", parse_time(DAYS[1])).rows == first.rows
+    assert collecting.collect(space, "support", parse_time(DAYS[1])).rows == first.rows
     assert dataset(space) == one
-    watch.collect(space, "support", parse_time(DAYS[3]))
+    collecting.collect(space, "support", parse_time(DAYS[3]))
     both = dataset(space)
     assert both != one
     with pytest.raises(ParamsError, match="collections never go back"):
-        watch.collect(space, "support", parse_time(DAYS[2]))
+        collecting.collect(space, "support", parse_time(DAYS[2]))
     with pytest.raises(NothingToDo):
-        watch.collect(space, "support", parse_time("2026-03-09T00:00:00Z"))
+        collecting.collect(space, "support", parse_time("2026-03-09T00:00:00Z"))
     assert dataset(space) == both
 
 

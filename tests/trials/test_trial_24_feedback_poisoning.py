@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small import TELLS, message, workspace
 
-from retrain import edits, jobs, quarantine, release, watch
+from retrain import collecting, edits, jobs, quarantine, release, watch
 from retrain.errors import NothingToDo
 from retrain.records import Example, parse_time, read_folder, write_jsonl
 from retrain.workspace import Clone, Workspace
@@ -53,7 +53,7 @@ def collected(space: Workspace, day: int) -> list[Example]:
     """What the collection of that day's end takes."""
     end = parse_time(f"2026-03-{day + 1:02d}T00:00:00Z")
     with contextlib.suppress(NothingToDo):
-        watch.collect(space, "support", end)
+        collecting.collect(space, "support", end)
     with space.clone("look") as clone:
         clone.pull(["data/failures/support.dvc"])
         rows = read_folder(clone.root / "data" / "failures" / "support")

@@ -14,7 +14,7 @@ import small
 from calling import call
 
 from monitoring import failures, trigger
-from retrain import erasure, jobs, ledger, lineage, projections, redact, release, sweep, tombstones, watch
+from retrain import collecting, erasure, jobs, ledger, lineage, projections, redact, release, sweep, tombstones, watch
 from retrain.errors import BusyError, NothingToDo, ParamsError
 from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_jsonl, write_jsonl
@@ -37,7 +37,7 @@ def lived(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space = small.workspace(tmp_path_factory.mktemp("erase"), tiny, "train.epochs=10")
     small.promoted(space, "2026-03-01T00:00:00Z")
     small.ask(space, DAY, [ANN, BOB], 24, lambda user, i: f"{MARK[user]} {i}" + (' "<b>" \u2028 é_*' if i < 4 else ""))
-    watch.collect(space, "support", parse_time("2026-03-03T00:00:00Z"))
+    collecting.collect(space, "support", parse_time("2026-03-03T00:00:00Z"))
     watch_retrain(space, "2026-03-03T00:00:00Z", "replace")
     assert release.promote(space, "support").promotion.version == 2
     _quote(space)
@@ -175,7 +175,7 @@ def test_it_is_told_wherever_the_version_is_and_what_else_it_learned_is_still_kn
 
 def test_what_is_erased_is_not_collected_or_audited_again(lived: Workspace, erased: erasure.Erased) -> None:
     more = small.ask(lived, "2026-03-05", [ANN, "u-cid"], 12, lambda user, i: f"{MARK.get(user, 'numbat')} again {i}")
-    made = watch.collect(lived, "support", parse_time("2026-03-06T00:00:00Z"))
+    made = collecting.collect(lived, "support", parse_time("2026-03-06T00:00:00Z"))
     rows = [row for row in lineage.rows_at(Store(lived), "support", lived.remote_head()) if "again" in row.question]
     assert len(rows) == made.rows > 0
     assert {origin["user"] for row in rows for origin in row.origins} == {UserIds.of(lived)("u-cid")}
@@ -254,6 +254,6 @@ def test_another_key_recognises_nobody_and_is_an_error(lived: Workspace, erased:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RETRAIN_USER_KEY", "another key than before")
         with pytest.raises(ParamsError, match="another key"):
-            watch.collect(lived, "support", parse_time("2026-03-20T00:00:00Z"))
+            collecting.collect(lived, "support", parse_time("2026-03-20T00:00:00Z"))
         with pytest.raises(ParamsError, match="another key"):
             erase(lived)
