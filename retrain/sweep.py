@@ -1,6 +1,7 @@
 """Every place on this machine where rows may lie, searched by content: DVC's objects, MLflow, reports, a person's checkout."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +155,7 @@ def texts(workspace: Workspace, traces: Traces, covers: Covers) -> tuple[int, li
         stayed.append(f"what was deleted in {database}, which another process uses: run it again when it has ended")
     for path in (workspace.local / "answers").glob("*.json"):
         path.unlink(missing_ok=True)  # a cache
+    shutil.rmtree(workspace.local / "checkpoints", ignore_errors=True)  # weights that may have learned the rows
     for path in (workspace.local / "traces").rglob("*.parquet"):
         path.unlink(missing_ok=True)  # a copy of the log store, made anew from it
     hints = traces.hints()

@@ -151,6 +151,7 @@ def test_after_it_no_byte_of_any_folder_tells_of_the_user_and_others_stay(
     assert sum(row.part == "failures" for row in lineage.rows_at(Store(lived), "support", lived.remote_head())) > 5
     assert holding(lived, BOB)
     assert erased.objects["the DVC cache"] > 1
+    assert not (lived.local / "checkpoints").exists()
     assert not erased.fresh
     assert ["v2 used them" in told for told in erased.ledger] == [True]
     line = next(e for e in jobs.entries(lived, "support") if isinstance(e, ledger.Erasure))
