@@ -4,7 +4,6 @@
 
 Each suite (audit, golden, retained) has 200, 500 or 1,000 rows of 12 labels, of which one holds 8 %. The arms differ by
 chance on 10 % of the rows, as often to the good as to the bad; margin 5 points, level 0.05, a gain of 2 points asked for.
-A candidate that gained less than those 2 points is not asked about: the gate refuses it by that rule alone, before any test.
 `bare_rule` is the rule "at least as many right on `audit`". The watch has 20 audited rows a window and 50 windows.
 Keys: {case: {rows: {promoted, bare_rule}}}, and `watch`.
 """

@@ -99,13 +99,16 @@ class Runs:
         )
         self.params = params.model_copy(update={"seed": seed, "adapters": {ADAPTER: spec}})
         self.work, self.seed, self.spec = work, seed, spec
-        told = [
+        self.told = [
             params.bases[spec.base].model_dump(mode="json"),
             prompts.read_prompt(Path(spec.prompt)),
             params.train.model_dump(mode="json"),
+            synthesize.recipe(self.params, ADAPTER),
         ]
-        rules = params.synthesize.model_dump(mode="json", exclude={"rows", "approval"})
-        self.settings = text_digest(dumps([told, rules, rows_digest(self.rows), rows_digest(self.held)], sort_keys=True))[:16]
+
+    def settings(self, human: int) -> str:
+        """What decides a point: that of fewer rows stays as it is when a larger one is asked for."""
+        return text_digest(dumps([self.told, rows_digest(self.rows[:human]), rows_digest(self.held)], sort_keys=True))[:16]
 
     @property
     def base(self) -> Path:
@@ -119,7 +122,7 @@ class Runs:
     def one(self, human: int, synthetic: bool) -> dict[str, Any]:
         """One point: accuracy (0 to 1) of the adapter and of the regression; without rows, of the base alone."""
         began, rows = time.monotonic(), self.rows[:human]
-        told: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "human": human, "synthesis": synthetic}
+        told: dict[str, Any] = {"settings": self.settings(human), "seed": self.seed, "human": human, "synthesis": synthetic}
         scratch = self.work / f"{self.seed}-{human}-{int(synthetic)}"
         if synthetic:
             more, rejected = self._written(rows, scratch / "reverse")
@@ -241,7 +244,7 @@ def run(params: params_.Params, data: Path, asked: argparse.Namespace, work: Pat
         runs = Runs(params, data, seed, asked.held, asked.points, work)
         for human in sorted(set(asked.points)):
             for synthetic in (False, True) if human else (False,):
-                key = (runs.settings, seed, human, synthetic)
+                key = (runs.settings(human), seed, human, synthetic)
                 if key not in known:
                     known[key] = runs.one(human, synthetic)
                     work.mkdir(parents=True, exist_ok=True)

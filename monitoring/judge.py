@@ -22,6 +22,7 @@ from retrain.endpoint import Endpoint, Messages, Reply
 from retrain.errors import EndpointError, ParamsError
 from retrain.params import Adapter
 from retrain.records import dumps, text_digest
+from retrain.text import filled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,10 +136,12 @@ def calibrated(asker: Judged, truth: Sequence[bool | None], replies: Sequence[Re
             "wrong_yes": counts[False, True], "wrong_n": counts[False, True] + counts[False, False],
         }
     )  # fmt: skip
-    if found.unread > MOST_UNREAD * found.asked:
-        most, times = why.most_common(1)[0]
-        said = f"{found.unread} of {found.asked} requests brought no verdict, at most {MOST_UNREAD:.0%} may"
-        return _unused(found, f"{said}; {times} times: {most}")
+    for told, whose in ((None, "unlabelled"), (True, "labelled right"), (False, "labelled wrong")):
+        n, unread = sum(k for (known, _), k in counts.items() if known is told), counts[told, None]
+        if unread > MOST_UNREAD * n:  # of each kind: the unlabelled rows alone carry the estimate
+            most, times = why.most_common(1)[0]
+            said = f"{unread} of {n} {whose} rows brought no verdict, at most {MOST_UNREAD:.0%} may"
+            return _unused(found, f"{said}; {times} times: {most}")
     if short := _too_few(found.n, found.right_n, found.wrong_n, "it gave verdicts on"):
         return _unused(found, short)
     return _shared(found)
@@ -214,10 +217,7 @@ def prompt(template: str, *, task: str, row: Mapping[str, Any]) -> Messages:
     """The template with a row in it. The nonce is new for each: no text of a user can hold it, so none can close its frame."""
     shown = {"nonce": secrets.token_hex(8), "task": task}
     shown |= {"question": _cut(row["prompt"]), "answer": _cut(row["response"] or "")}
-    text = re.sub(
-        r"\{\{(\w+)\}\}", lambda found: shown.get(found[1], found[0]), template
-    )  # once: what is put in stays as it is
-    return [{"role": "user", "content": text}]
+    return [{"role": "user", "content": filled(template, shown)}]
 
 
 def _cut(text: str) -> str:

@@ -13,8 +13,6 @@ from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.store import Store
 from retrain.workspace import Clone, Workspace
 
-MOST_REASON = 500  # characters: it stands in the ledger for ever
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -42,9 +40,7 @@ def approve(workspace: Workspace, adapter: str, recipe: str, *, reason: str) -> 
     ParamsError for a blank reason or another recipe than the one that was made last (it was not the one looked at),
     NothingToDo where it is approved already.
     """
-    reason = " ".join(reason.encode("utf-8", "replace").decode().split())
-    if not reason or len(reason) > MOST_REASON:
-        raise ParamsError(f"--reason has {len(reason)} characters: say in 1 to {MOST_REASON} why these rows may train")
+    reason = ledger.reason_of(reason, "why these rows may train")
     made = show(workspace, adapter).report["recipe"]
     if recipe != made:
         raise ParamsError(

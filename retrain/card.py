@@ -163,7 +163,10 @@ def _paired_line(check: Check) -> str:
 
 def _slices_line(verdict: Verdict) -> str:
     check = verdict.check("slices")
-    return f"Was any kind of question harmed? {'No' if check.passed else 'Yes'}: {check.why}." if check else ""
+    if not check:
+        return ""
+    shared = f"; {check.shared}" if check.shared else ""
+    return f"Was any kind of question harmed? {'No' if check.passed else 'Yes'}: {check.why}{shared}."
 
 
 def _measured_line(verdict: Verdict) -> str:

@@ -80,6 +80,7 @@ class Endpoint:
 
     def _once(self, messages: Messages) -> Reply:
         import requests
+        import urllib3
 
         spec, deadline = self.spec, time.monotonic() + self.spec.timeout
         body = {**spec.extra, "model": spec.model, "messages": [_clean(message) for message in messages], "stream": False}
@@ -90,11 +91,11 @@ class Endpoint:
                 if response.status_code != HTTPStatus.OK:
                     raise self._refusal(response.status_code, response.headers.get("Retry-After"))
                 return _reply(self._read(response, deadline), self._said)
-        except requests.Timeout as error:
+        except (requests.Timeout, urllib3.exceptions.ReadTimeoutError) as error:
             raise _Again(self._said(f"did not answer within {spec.timeout:g} s")) from error
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as error:
             raise _Again(self._said("cannot be reached, or broke off")) from error
-        except requests.RequestException as error:  # an address or an answer that is no HTTP
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:  # an address or an answer that is no HTTP
             raise EndpointError(self._said(f"failed: {type(error).__name__}")) from error
 
     def _session(self) -> Any:
@@ -113,9 +114,12 @@ class Endpoint:
         return request
 
     def _read(self, response: Any, deadline: float) -> bytes:
-        """The body, as far as it keeps the bounds: `timeout` of requests is for each read, an endpoint may drip."""
+        """The body, as far as it keeps the bounds: `timeout` of requests is for each read, an endpoint may drip.
+
+        Each read takes what has come, not a whole block. (Headers that drip are bounded by `timeout` a read alone.)
+        """
         found = bytearray()
-        for chunk in response.iter_content(65_536):
+        while chunk := response.raw.read1(65_536, decode_content=False):
             found += chunk
             if len(found) > MOST_BYTES:
                 raise EndpointError(self._said(f"sent more than {MOST_BYTES:,} bytes as one answer"))

@@ -20,6 +20,7 @@ from retrain.jobs import LOCK_WAIT, TRIES, now
 from retrain.params import Params
 from retrain.records import dumps, write_text
 from retrain.store import Store
+from retrain.text import is_text
 from retrain.tombstones import Tombstone, Tombstones
 from retrain.workspace import Clone, Workspace
 
@@ -102,11 +103,9 @@ def _about(line: ledger.Entry, tombstone: str) -> bool:
 
 
 def _checked(kind: str, value: str, reason: str) -> str:
-    if not value.strip() or not tombstones.is_text(value + reason):
-        raise ParamsError(f"--{kind} or --reason is blank or no UTF-8 text: give the id as the log store has it")
-    reason = " ".join(reason.split())
-    if not reason or len(reason) > 500:
-        raise ParamsError(f"--reason has {len(reason)} characters: say in 1 to 500 why, the ledger keeps it for ever")
+    if not value.strip() or not is_text(value):
+        raise ParamsError(f"--{kind} is blank or no UTF-8 text: give the id as the log store has it")
+    reason = ledger.reason_of(reason, "why")
     if value.casefold() in reason.casefold():
         raise ParamsError("--reason names who is to be erased, and the ledger keeps it for ever: leave the id out")
     return reason

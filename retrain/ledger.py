@@ -14,9 +14,22 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from retrain.errors import DataError, IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError
 from retrain.records import Record, dumps, lines_of
+from retrain.text import is_text
+
+MOST_REASON = 500  # characters
 
 Purpose = Literal["first", "improve", "replace"]
 Status = Literal["passed", "failed", "not_evaluated"]
+
+
+def reason_of(text: str, why: str) -> str:
+    """A person's reason on one line, as the ledger keeps it; ParamsError where it is blank, too long or no text."""
+    told = " ".join(text.split())
+    if not is_text(told):
+        raise ParamsError(f"--reason {told[:40]!r} is not UTF-8 text: say {why} in words")
+    if not told or len(told) > MOST_REASON:
+        raise ParamsError(f"--reason has {len(told)} characters: say in 1 to {MOST_REASON} {why}, the ledger keeps it for ever")
+    return told
 
 
 class Line(Record):

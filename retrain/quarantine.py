@@ -91,8 +91,7 @@ def release(workspace: Workspace, adapter: str, row: str, *, reason: str) -> Qua
     An unknown id or a blank reason is ParamsError, one of a kind that is never released RejectedError, one that was
     released before NothingToDo.
     """
-    if not reason.strip():
-        raise ParamsError("--reason is blank: say why this row may train, the ledger keeps it for ever")
+    reason = ledger.reason_of(reason, "why this row may train")
     with jobs.job(workspace, adapter, "release") as clone:
         rows = {one.id: one for one in pull(clone, adapter)}
         if row not in rows:
@@ -104,7 +103,7 @@ def release(workspace: Workspace, adapter: str, row: str, *, reason: str) -> Qua
 
         def write(clone: Clone) -> None:
             if row not in ledger.released(ledger.read(clone.root, adapter)):
-                line = ledger.Release(at=jobs.now(), adapter=adapter, id=row, reason=reason.strip())
+                line = ledger.Release(at=jobs.now(), adapter=adapter, id=row, reason=reason)
                 ledger.append(clone.root, adapter, line)
                 clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: released from quarantine: {row}")
 

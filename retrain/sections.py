@@ -1,10 +1,10 @@
 """Sections of params.yaml that describe a model behind an address; `params` has all the others."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 
 class Section(BaseModel):
@@ -23,7 +23,7 @@ class Endpoint(Section):
     timeout: Annotated[float, Field(gt=0, le=600)]
     retries: Annotated[int, Field(ge=0, le=10)]
     concurrency: Annotated[int, Field(ge=1, le=64)]
-    extra: dict[str, Any] = {}
+    extra: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
     def _addressed(self) -> Self:

@@ -36,10 +36,11 @@ def slices(case: Case) -> tuple[Check | None, list[Harm]]:
     (won, lost), n = counts[worst], len(found[worst])
     low, high = stats.tango_interval(won, lost, n, level=level)
     why = f"{len(names)} slices of {len(pooled)} rows: "
-    why += "; ".join(_told(name, found[name], pooled) for name in harmed[:MOST]) if harmed else _quiet(worst, won, lost, n, p)
+    why += "; ".join(_told(name, found[name]) for name in harmed[:MOST]) if harmed else _quiet(worst, won, lost, n, p)
+    shared = "; ".join(filter(None, (_shared(name, found[name], pooled) for name in harmed[:MOST])))
     check = Check(
         name="slices", role="deterioration", slice=_title(worst), n=n, won=won, lost=lost, difference=rounded((won - lost) / n),
-        interval=(rounded(low), rounded(high)), p=rounded(p), level=level, passed=not harmed, why=why,
+        interval=(rounded(low), rounded(high)), p=rounded(p), level=level, passed=not harmed, why=why, shared=shared,
     )  # fmt: skip
     return check, [harm for name in harmed for harm in _harm(name, found[name])]
 
@@ -77,14 +78,19 @@ def _title(name: Name) -> str:
     return name[1] if name[0] == "label" else f"{name[0]} {name[1]}"
 
 
-def _told(name: Name, rows: Sequence[Pair], pooled: Sequence[Pair]) -> str:
+def _told(name: Name, rows: Sequence[Pair]) -> str:
     won, lost = _counts(rows)
     gone = [row for row, ours, theirs in rows if theirs and not ours]
     suites = Counter(row.suite for row in gone)
     where = ", ".join(f"{n} of {suite}" for suite, n in sorted(suites.items()))
-    told = f"{_title(name)} lost {points(_loss(rows))} ({lost} rows lost: {where}; {won} won, of {len(rows)})"
-    shared = [*_answered(gone), *_words([row.question for row in gone], [row.question for row, _, _ in pooled])]
-    return f"{told}, which share {' and '.join(shared)}" if shared else told
+    return f"{_title(name)} lost {points(_loss(rows))} ({lost} rows lost: {where}; {won} won, of {len(rows)})"
+
+
+def _shared(name: Name, rows: Sequence[Pair], pooled: Sequence[Pair]) -> str:
+    """What the lost rows of a slice have in common."""
+    gone = [row for row, ours, theirs in rows if theirs and not ours]
+    found = [*_answered(gone), *_words([row.question for row in gone], [row.question for row, _, _ in pooled])]
+    return f"those of {_title(name)} share {' and '.join(found)}" if found else ""
 
 
 def _answered(gone: Sequence[Prediction]) -> list[str]:

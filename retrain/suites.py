@@ -14,11 +14,10 @@ from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.jobs import TRIES, job, now, remote_params
 from retrain.overlay import Change
 from retrain.records import Example, read_examples, read_folder, read_jsonl
-from retrain.tombstones import is_text
+from retrain.text import is_text
 from retrain.workspace import Clone, Workspace
 
 Made = Callable[[Clone], list[Change]]  # the changes, given the suites as the remote has them now
-MOST_REASON = 500  # characters: it stands in the ledger for ever
 
 
 def read_rows(path: Path) -> list[Example]:
@@ -123,11 +122,7 @@ def _row(clone: Clone, adapter: str, row_id: str) -> Example:
 
 def _change(workspace: Workspace, adapter: str, kind: str, reason: str, made: Made) -> int:
     """Write the changes and a ledger line in a clone, commit, push; how many rows were changed."""
-    reason = " ".join(reason.split())
-    if not is_text(reason):
-        raise ParamsError(f"--reason {reason!r} is not UTF-8 text")
-    if not reason or len(reason) > MOST_REASON:
-        raise ParamsError(f"--reason has {len(reason)} characters: say in 1 to {MOST_REASON} why the truth has changed")
+    reason = ledger.reason_of(reason, "why the truth has changed")
     counted = 0
     data = [f"data/seed/{adapter}.jsonl.dvc", f"data/suites/{adapter}.dvc", f"data/failures/{adapter}.dvc"]
     with job(workspace, adapter, "suite") as clone:

@@ -17,6 +17,7 @@ from retrain.prepare import of_workspace
 from retrain.records import Example, Message, dumps, text_digest, unit_hash, write_json, write_jsonl, write_text
 from retrain.sections import Asked, Reverse
 from retrain.synthetic_filters import Candidate, Sifted
+from retrain.text import filled
 
 TEMPLATES = Path(__file__).parent / "templates"
 NEEDED = {"reverse": (), "endpoint": ("{{label}}", "{{examples}}", "{{nonce}}")}
@@ -35,10 +36,17 @@ def template_of(spec: Reverse | Asked) -> str:
 
 
 def recipe(params: params_.Params, adapter: str) -> str:
-    """What a person approves, as 16 hex digits: the rows wanted and the labels may change, how they are made may not."""
-    settings = params.synthesize.model_dump(mode="json", exclude={"rows", "approval"})
+    """What a person approves, as 16 hex digits: the rows wanted, the labels and how long an endpoint is waited for may change,
+    how the rows are made may not."""
+    generator = params.synthesize.generator
+    waits = {"key_env", "timeout", "retries", "concurrency", "seconds"}
+    settings = params.synthesize.model_dump(mode="json", exclude={"rows": True, "approval": True, "generator": waits})
     base = params.bases[params.adapter(adapter).base].model_dump(mode="json")
-    told = dumps([settings, base, template_of(params.synthesize.generator)], sort_keys=True)
+    if isinstance(generator, Reverse):
+        made_by: Any = params.train.model_dump(mode="json", exclude={"epochs", "checkpoint_steps", "device"})
+    else:
+        made_by = prompts.read_prompt(Path(params.adapter(adapter).prompt))
+    told = dumps([settings, base, made_by, template_of(generator)], sort_keys=True)
     return text_digest(told)[:16]
 
 
@@ -104,7 +112,7 @@ def ask_endpoint(
         known = sorted((row for row in rows if row.answer == label), key=lambda row: (row.source != "failure", rng.random()))
         shown = "\n".join("- " + " ".join(row.question.split()) for row in known[: spec.shots])
         places = {"task": task, "label": label, "examples": shown, "nonce": secrets.token_hex(8)}
-        asked.append([{"role": "user", "content": _filled(template, places)}])
+        asked.append([{"role": "user", "content": filled(template, places)}])
     replies = Endpoint(spec, where="synthesize.generator").ask_all(asked, seconds=spec.seconds)
     failed = [str(reply) for reply in replies if isinstance(reply, EndpointError)]
     if wanted and len(failed) == len(replies):
@@ -115,13 +123,6 @@ def ask_endpoint(
         if not isinstance(reply, EndpointError)
     ]
     return made, failed
-
-
-def _filled(template: str, places: dict[str, str]) -> str:
-    """All places at once: what is put into one is never searched for another."""
-    import re
-
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: places.get(found[1], found[0]), template)
 
 
 def wanted_of(rows: Sequence[Example], labels: Sequence[str], each: int) -> list[str]:
@@ -167,14 +168,16 @@ def main(adapter: str) -> None:
     human = of_workspace(adapter, params)
     if not human.train:
         raise DataError(f"no human row of {adapter} trains: there is nothing to write others from ({human.left_out})")
-    wanted = wanted_of(human.train, spec.labels, round(rules.rows * rules.tries))
+    suites = [row for rows in human.suites.values() for row in rows]
+    judged = {row.key for row in suites}
+    shown = [row for row in human.train if row.key not in judged]  # a copy of a judging row may train, but is not shown
+    wanted = wanted_of(shown, spec.labels, round(rules.rows * rules.tries))
     failed: list[str] = []
     if isinstance(rules.generator, Reverse):
         scratch = Path(".retrain") / "synthesize" / adapter
-        made = write_reverse(human.train, wanted, adapter, params, Path("out/base") / spec.base, scratch)
+        made = write_reverse(shown, wanted, adapter, params, Path("out/base") / spec.base, scratch)
     else:
-        made, failed = ask_endpoint(human.train, wanted, adapter, params)
-    suites = [row for rows in human.suites.values() for row in rows]
+        made, failed = ask_endpoint(shown, wanted, adapter, params)
     sifted = synthetic_filters.sift(
         made, human=human.train, suites=suites, labels=spec.labels, rules=rules, rows=rules.rows, seed=params.seed
     )

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -39,3 +39,13 @@ def vectors(texts: Sequence[str]) -> Any:
         return np.zeros((0, 256), dtype=np.float32)
     clean = [text[:LONGEST].encode("utf-8", "replace").decode() for text in texts]  # the tokenizer refuses a lone surrogate
     return np.nan_to_num(_wordllama().embed(clean, norm=True)).astype(np.float32)
+
+
+def filled(template: str, places: Mapping[str, str]) -> str:
+    """The template with each {{place}} filled, all at once: what is put into one is never searched for another."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: places.get(found[1], found[0]), template)
+
+
+def is_text(value: str) -> bool:
+    """Whether a value can be in a file or a query at all."""
+    return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)

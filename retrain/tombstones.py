@@ -136,8 +136,3 @@ def add(root: Path, lines: Sequence[Tombstone]) -> None:
     path = Path(root) / FILE
     before = path.read_text("utf-8") if path.exists() else ""
     write_text(path, before + "".join(f"{line.model_dump_json(exclude={'schema_'})}\n" for line in lines))
-
-
-def is_text(value: str) -> bool:
-    """Whether a value can be in a file or a query at all."""
-    return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)

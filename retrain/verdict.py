@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictBool, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError, model_validator
 
 from retrain.errors import DataError
 from retrain.records import Record, read_json
@@ -66,6 +66,7 @@ class Check(Frozen):
     threshold: FiniteFloat | None = None
     passed: bool | None
     why: str
+    shared: str = Field(default="", exclude=True)  # for the card alone: it quotes words of users, and a verdict is in git
 
 
 class Harm(Frozen):

@@ -1,11 +1,13 @@
 """A random two-layer base for every test where learning is beside the point, and a workspace that has no remote."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import talking
 
-from retrain import base
+from retrain import base, endpoint
 from retrain import params as params_
 
 WORDS = (
@@ -44,3 +46,11 @@ def bare(tmp_path: Path) -> Path:
     """A folder that holds the shipped params.yaml alone, which names no remote."""
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[talking.Model]:
+    """An endpoint on loopback; nobody waits between tries."""
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    with talking.serve() as made:
+        yield made

@@ -88,7 +88,7 @@ def test_a_release_that_cannot_be_says_why(space: Workspace) -> None:
         quarantine.release(space, "support", blank.id, reason="please")
     with pytest.raises(ParamsError, match=f"did you mean '{blank.id}'"):
         quarantine.release(space, "support", blank.id[:-1], reason="please")
-    with pytest.raises(ParamsError, match="--reason is blank"):
+    with pytest.raises(ParamsError, match="--reason has 0 characters"):
         quarantine.release(space, "support", blank.id, reason=" ")
 
 

@@ -3,6 +3,7 @@
 from test_gate import Rows, failing, judge, right, suite
 
 from retrain.card import card, one_line
+from retrain.records import dumps
 from retrain.verdict import Check, Verdict
 
 
@@ -36,7 +37,8 @@ def test_a_loss_that_no_suite_shows_alone_is_seen_in_the_slice_over_all_of_them(
     assert (check.slice, check.n) == ("refund_status", 65)
     assert check.won is not None and check.lost == 16
     assert "8 of golden, 8 of retained" in check.why
-    assert "the word 'cashback' (16)" in check.why and "the answer 'cancel_order' (16)" in check.why
+    assert "the word 'cashback' (16)" in check.shared and "the answer 'cancel_order' (16)" in check.shared
+    assert "cashback" not in dumps(verdict.as_dict())  # a verdict is in git, and the word is a user's
     assert {(harm.suite, harm.label, harm.lost, len(harm.rows)) for harm in verdict.harmed} == {
         ("golden", "refund_status", 8, 8),
         ("retained", "refund_status", 8, 8),

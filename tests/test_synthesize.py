@@ -165,7 +165,9 @@ def test_a_recipe_changes_with_how_rows_are_made_and_not_with_how_many() -> None
         return synthesize.recipe(params_.load(ROOT, settings), "support")
 
     assert of("synthesize.rows=5") == of("synthesize.rows=9", "synthesize.approval=none")
-    assert len({of(), of("synthesize.agreement=0.9"), of("synthesize.generator.temperature=1.1")}) == 3
+    changed = ("synthesize.agreement=0.9", "synthesize.generator.temperature=1.1", "train.learning_rate=0.01", "train.r=2")
+    assert len({of(), *(of(setting) for setting in changed)}) == 1 + len(changed)
+    assert of() == of("train.epochs=9", "train.checkpoint_steps=7")  # the generator has epochs of its own
 
 
 # --- the stage

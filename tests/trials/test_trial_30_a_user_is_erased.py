@@ -20,7 +20,7 @@ from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_jsonl, write_jsonl
 from retrain.registry import Registry
 from retrain.store import Store
-from retrain.userids import UserIds
+from retrain.userids import UserIds, open_logs
 from retrain.workspace import Workspace
 
 pytestmark = pytest.mark.slow  # three minutes: real retrainings, and every byte searched
@@ -46,7 +46,7 @@ def lived(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def watch_retrain(space: Workspace, end: str, purpose: Any) -> jobs.Attempted:
     """With the audited rows of the log store, whose file judges together with the shipped one."""
-    known = watch.open_logs(space.params.logs, root=space.root, adapter="support").known(parse_time(end))
+    known = open_logs(space, space.params.of("support"), "support").known(parse_time(end))
     audited = failures.audited(known, audit_rate=space.params.failures.audit_rate)
     shipped = [Example.model_validate_json(line) for line in small.rows(120, "audit", 9).splitlines()]
     drawn = [row.model_copy(update={"origins": (Origin(request_id=f"other-{i}"),)}) for i, row in enumerate(shipped)]
