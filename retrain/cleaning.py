@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from retrain import ledger, lineage, objects
+from retrain import jobs, ledger, lineage, objects
 from retrain.errors import RetrainError
 from retrain.objects import GoneError
 from retrain.process import git
@@ -35,6 +35,7 @@ def clean(workspace: Workspace, *, days: float, remote: bool, dry: bool) -> Clea
     What is younger may belong to a job of another machine that has not pushed yet. IntegrityError and RetrainError while the
     past cannot be read whole: then nothing is removed.
     """
+    workspace = jobs.as_pushed(workspace)
     store, done = Store(workspace), Cleaned()
     named = _named(workspace, store)
     oldest = time.time() - days * 86400

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from retrain import tombstones
 from retrain.base import residency
 from retrain.errors import ParamsError, RetrainError
 from retrain.params import Params
 from retrain.process import environment, public
 from retrain.tombstones import VARIABLE
-from retrain.userids import LACKING, UserIds
-from retrain.workspace import Workspace
+from retrain.userids import LACKING
+from retrain.workspace import ORIGIN, Workspace
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"  # of the checkout that this package is installed from
 # distribution -> the extra that installs it, "" for what every machine needs
@@ -71,7 +72,8 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
 
 def _user_ids(workspace: Workspace) -> Finding:
     try:
-        kept = UserIds.of(workspace).key is not None
+        own = workspace.params.workspace.remote == ORIGIN  # it makes a key when it needs one
+        kept = own or tombstones.key(workspace.root, make=False) is not None
     except RetrainError as error:
         return Finding("user ids", False, str(error), f"give a whole key in {VARIABLE}")
     return Finding("user ids", True, "kept as keyed hashes") if kept else Finding("user ids", None, LACKING)

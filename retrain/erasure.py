@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from retrain import ledger, lineage, overlay, redact, sweep, tombstones
+from retrain import jobs, ledger, lineage, overlay, redact, sweep, tombstones
 from retrain.errors import ParamsError, RetrainError
 from retrain.jobs import LOCK_WAIT, TRIES, now
 from retrain.params import Params
@@ -22,6 +22,7 @@ from retrain.records import dumps, write_text
 from retrain.store import Store
 from retrain.text import is_text
 from retrain.tombstones import Tombstone, Tombstones
+from retrain.userids import LACKING, UserIds
 from retrain.workspace import Clone, Workspace
 
 FORMS = (
@@ -60,7 +61,10 @@ def erase(
     All adapters' locks are held. ParamsError where the reason names the user; BusyError while a job of an adapter runs.
     """
     reason = _checked(kind, value, reason)
-    secret = tombstones.key(workspace.root, make=True) or b""
+    secret = UserIds.of(workspace).key
+    if secret is None:
+        raise ParamsError(f"nobody's rows can be told: {LACKING}")
+    workspace = jobs.as_pushed(workspace)
     stone = Tombstone(at=now(), kind=kind, hash=tombstones.keyed(secret, value), key=tombstones.fingerprint(secret))
     who = Tombstones((stone,), secret)
     with _alone(workspace) as clone:
@@ -87,9 +91,9 @@ def erase(
         if clone.git("rev-parse", "HEAD") != clone.git("rev-parse", f"origin/{clone.branch}"):
             clone.publish(write, tries=TRIES)
         say("live versions are clean and pushed")
-        done.texts, left = sweep.texts(workspace, traces, covers)
+        done.texts, left, down = sweep.texts(workspace, traces, covers)
         done.unreached += left
-        done.objects, left = sweep.objects(store.places, covers, traces)
+        done.objects, left = sweep.objects(store.places, covers, traces, hold=down)
         done.unreached += [*left, *_never(workspace), *ALWAYS]
     for adapter in workspace.params.adapters:
         entries = lineage.entries(workspace, adapter)

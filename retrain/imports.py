@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from retrain import openai, overlay
+from retrain import ledger, openai, overlay
 from retrain.answers import misfit, schema_of
 from retrain.errors import DataError, NothingToDo
 from retrain.jobs import TRIES, job, now, remote_params
@@ -114,8 +114,11 @@ def _write(clone: Clone, adapter: str, read: Iterable[tuple[Report, list[tuple[i
         paths += clone.dvc_add(seed)
     if new:
         if first or changes:  # a file of suites never changes once it judges
-            at, reason = now(), f"imported from {', '.join(Path(report.file).name for report in reports)}"
+            at, reason = now(), f"imported from {', '.join(Path(report.file).name for report in reports)}"[: ledger.MOST_REASON]
             overlay.write(folder, [*changes, *(overlay.Change(at=at, kind="add", reason=reason, row=row) for row in new)])
+            line = ledger.Suite(at=at, adapter=adapter, change="add", rows=len(new), reason=reason)
+            ledger.append(clone.root, adapter, line)
+            paths.append(f"ledger/{adapter}.jsonl")
         else:
             write_jsonl(file, new)
         paths += clone.dvc_add(suites)

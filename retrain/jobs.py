@@ -272,6 +272,14 @@ def remote_params(workspace: Workspace) -> params_.Params:
     return params_.parse(text, f"{workspace.remote} params.yaml") if text else workspace.params
 
 
+def as_pushed(workspace: Workspace) -> Workspace:
+    """The workspace with the adapters of the remote too: a checkout that is behind must hide none from what deletes."""
+    if not workspace.params.workspace.remote:
+        return workspace
+    both = {**workspace.params.adapters, **remote_params(workspace).adapters}
+    return replace(workspace, params=workspace.params.model_copy(update={"adapters": both}))
+
+
 def remote_file(workspace: Workspace, path: str) -> str:
     """A file's text at the head of the remote's branch; empty where it has none."""
     head = workspace.remote_head()

@@ -52,7 +52,7 @@ def versions(workspace: Workspace, adapter: str, upto: str | None = None) -> lis
     paths = [path.format(adapter) for path in PARTS.values()]
     asked = ["--", *paths, *(f"{path}.dvc" for path in paths)]
     text = git(workspace.root, "log", "--reverse", "--format=%H%x00%cI%x00%s", upto or head(workspace), *asked)
-    return [Version(*line.split("\0")) for line in text.splitlines() if line]
+    return [Version(*line.split("\0")) for line in text.split("\n") if line]
 
 
 def find(workspace: Workspace, adapter: str, name: str | None) -> Version:

@@ -115,10 +115,12 @@ def _turn(message: Any, last: bool) -> tuple[str, str]:
 def _calls(calls: Any) -> str:
     """Calls of functions as JSON, the text that an adapter can learn to answer: an object, or of several a list."""
     try:
-        made = [{"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])} for call in calls]
-    except (KeyError, TypeError, ValueError) as error:
+        read = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        made = [{"name": name, "arguments": json.loads(given, parse_constant=_no_number)} for name, given in read]
+        told = dumps(made[0] if len(made) == 1 else made, allow_nan=False)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise NotTaken("a tool call without a function's name, or whose arguments are no JSON") from error
-    return dumps(made[0] if len(made) == 1 else made)
+    return told
 
 
 def _text(content: Any) -> str:
@@ -129,17 +131,22 @@ def _text(content: Any) -> str:
     if isinstance(content, list) and content:
         kinds = sorted({str(p.get("type")) if isinstance(p, dict) else type(p).__name__ for p in content} - {"text"})
         raise NotTaken(f"a message holds {', '.join(kinds)}: a row is text")
-    if isinstance(content, int | float | bool):
-        return dumps(content)
-    if isinstance(content, dict):
-        return dumps(content)
+    if isinstance(content, int | float | bool | dict):
+        try:
+            return dumps(content, allow_nan=False)
+        except ValueError as error:
+            raise NotTaken("a number in it is too large for JSON") from error
     raise NotTaken("a message has no content")
 
 
 def _tools(data: dict[str, Any]) -> tuple[str, ...]:
-    listed = data.get("tools") or [{"function": function} for function in data.get("functions") or ()]
+    listed = data.get("tools") or [{"function": function} for function in _list(data.get("functions"))]
     offered = [tool.get("function") for tool in listed if isinstance(tool, dict)] if isinstance(listed, list) else []
     return tuple(str(function["name"]) for function in offered if isinstance(function, dict) and "name" in function)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _row(turns: Sequence[tuple[str, str]], source: str, label_source: str) -> Example:

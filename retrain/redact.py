@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from retrain.card import escape
@@ -23,7 +24,7 @@ def cleaned(row: Any, covers: Covers) -> Any:
         return None
     origins = row.get("origins")
     if isinstance(origins, list) and origins:
-        left = [origin for origin in origins if not covers(origin)]
+        left = [origin for origin in origins if not (isinstance(origin, dict) and covers(origin))]
         if not left:
             return None
         row = row if len(left) == len(origins) else {**row, "origins": left}
@@ -81,20 +82,27 @@ class Traces:
         return text
 
 
-def forms(text: str) -> set[str]:
+@cache
+def forms(text: str) -> frozenset[str]:
     """A text as it stands in JSON (in ASCII or not), in HTML and in a card's cell."""
     found = {text}
     for one in (text, html.escape(text, quote=False), html.escape(text), escape(text)):
         found |= {one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]}
-    return {form for form in found if form}
+    return frozenset(form for form in found if form)
+
+
+def inner(row: dict[str, Any]) -> dict[str, Any]:
+    """What a record about a row holds of it, else the record itself."""
+    return next((row[name] for name in ("example", "row") if isinstance(row.get(name), dict)), row)
 
 
 def read_row(row: dict[str, Any]) -> tuple[str, str, str]:
     """(id, question, answer) of an example, a prediction, or what a quarantined row holds."""
-    row = row.get("example") or row.get("row") or row
-    messages = row.get("messages") or []
+    row = inner(row)
+    given = row.get("messages")
+    messages = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
     if not messages:
         return str(row.get("id", "")), str(row.get("question") or ""), str(row.get("expected") or "")
-    turns = [(str(m.get("role")), str(m.get("content") or "")) for m in messages if isinstance(m, dict)]
+    turns = [(str(m.get("role")), str(m.get("content") or "")) for m in messages]
     asked = next((content for role, content in reversed(turns) if role == "user"), "")
     return str(row.get("id") or content_id(turns)), asked, turns[-1][1]

@@ -29,10 +29,10 @@ class Row:
 
 def row_of(row: dict[str, Any], part: str, file: str) -> Row:
     """A JSON line as a row; what it lacks is empty."""
-    messages = row.get("messages") or [{}]
+    messages = [m for m in _list(row, "messages") if isinstance(m, dict)] or [{}]
     asked = next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None)
     label_source = str(row.get("label_source", "human"))
-    reasons = row.get("reasons") or [label_source]
+    reasons = _list(row, "reasons") or [label_source]
     return Row(
         id=_id(row),
         part=part,
@@ -42,15 +42,20 @@ def row_of(row: dict[str, Any], part: str, file: str) -> Row:
         source=str(row.get("source", "")),
         label_source=label_source,
         reasons=tuple(map(str, reasons)),
-        origins=tuple(origin for origin in row.get("origins") or () if isinstance(origin, dict)),
+        origins=tuple(origin for origin in _list(row, "origins") if isinstance(origin, dict)),
     )
+
+
+def _list(row: dict[str, Any], name: str) -> list[Any]:
+    found = row.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _id(row: dict[str, Any]) -> str:
     """Files that people write have no ids: the content gives it."""
     if row.get("id"):
         return str(row["id"])
-    turns = [(str(m.get("role")), str(m.get("content"))) for m in row.get("messages") or () if isinstance(m, dict)]
+    turns = [(str(m.get("role")), str(m.get("content"))) for m in _list(row, "messages") if isinstance(m, dict)]
     return content_id(turns)
 
 

@@ -76,7 +76,9 @@ def retire(workspace: Workspace, adapter: str, ids: Sequence[str], *, reason: st
     """The rows judge no more, in no suite; NothingToDo where none of them does."""
 
     def made(clone: Clone) -> list[Change]:
-        gone = {change.id for change in overlay.read(_folder(clone, adapter)) if change.kind == "retire"}
+        gone: set[str | None] = set()
+        for change in overlay.read(_folder(clone, adapter)):  # in order: a retired row may have been added again
+            gone = gone | {change.id} if change.kind == "retire" else gone - {change.row.id if change.row else None}
         rows = {row.id: row for row_id in ids if row_id not in gone for row in [_row(clone, adapter, row_id)]}
         return [Change(at=now(), kind="retire", reason=reason, id=found) for found in rows]
 

@@ -13,7 +13,7 @@ from retrain.process import try_git
 from retrain.records import dumps, write_text
 from retrain.redact import Covers, Traces
 from retrain.registry import Registry
-from retrain.registry.redact import compact
+from retrain.registry.redact import ADAPTER, compact
 from retrain.registry.redact import redact as redact_registry
 from retrain.workspace import Workspace
 
@@ -74,13 +74,20 @@ def rows(places: Sequence[tuple[str, Any]], covers: Covers, traces: Traces) -> d
 
 
 def _origins(row: dict[str, Any]) -> list[dict[str, Any]]:
-    row = row.get("example") or row.get("row") or row
+    row = redact.inner(row)
     own = [{"request_id": row["request_id"], "user": row.get("user")}] if "request_id" in row else []
-    return [*own, *(origin for origin in row.get("origins") or () if "request_id" in origin)]
+    given = row.get("origins")
+    told = given if isinstance(given, list) else []
+    return [*own, *(origin for origin in told if isinstance(origin, dict) and "request_id" in origin)]
 
 
-def objects(places: Sequence[tuple[str, Any]], covers: Covers, traces: Traces) -> tuple[dict[str, int], list[str]]:
-    """Delete every object that holds a trace, those that name who is erased last; ({place: how many}, what stayed)."""
+def objects(
+    places: Sequence[tuple[str, Any]], covers: Covers, traces: Traces, *, hold: bool
+) -> tuple[dict[str, int], list[str]]:
+    """Delete every object that holds a trace, those that name who is erased last; ({place: how many}, what stayed).
+
+    Through these all else is found again: they stay while something could not be cleaned, or where `hold` says so.
+    """
     deleted: dict[str, int] = {}
     stayed: list[str] = []
     hints = traces.hints()
@@ -89,6 +96,9 @@ def objects(places: Sequence[tuple[str, Any]], covers: Covers, traces: Traces) -
     ]
     for names, is_one, name, store, path in sorted(doomed, key=lambda one: one[0]):
         if not (names or is_one):
+            continue
+        if names and (hold or stayed):
+            stayed.append(f"{name} keeps {path}, through which what is left is found: mend that, and run it again")
             continue
         try:
             store.fs.rm_file(path)
@@ -142,13 +152,14 @@ def clean_file(path: Path, covers: Covers) -> tuple[set[str], set[str]]:
     return left, lost
 
 
-def texts(workspace: Workspace, traces: Traces, covers: Covers) -> tuple[int, list[str]]:
-    """Clean .retrain, MLflow and the checkout; (how many texts were cleaned, what could not be)."""
-    cleaned, stayed = 0, []
+def texts(workspace: Workspace, traces: Traces, covers: Covers) -> tuple[int, list[str], bool]:
+    """Clean .retrain, MLflow and the checkout; (how many texts were cleaned, what could not be, whether MLflow was down)."""
+    cleaned, stayed, down = 0, [], False
     try:
         registry = Registry.open(workspace.params.mlflow, workspace.root)
         cleaned += sum(redact_registry(registry, adapter, traces.redacted) for adapter in workspace.params.adapters)
     except RetrainError as error:
+        down = True
         stayed.append(f"MLflow: {str(error).partition(chr(10))[0]}: run it again when MLflow answers")
     database = workspace.local / "mlflow" / "mlflow.db"
     if database.exists() and not compact(database):
@@ -165,15 +176,18 @@ def texts(workspace: Workspace, traces: Traces, covers: Covers) -> tuple[int, li
     for path in _checkout(workspace):
         n, left = _clean_checkout(workspace, path, hints, traces, covers)
         cleaned, stayed = cleaned + n, stayed + left
-    return cleaned, stayed
+    return cleaned, stayed, down
 
 
 def _own_files(workspace: Workspace) -> Iterator[Path]:
-    """Files of .retrain but for git's and DVC's stores and the key."""
+    """Files of .retrain that may quote users: not the stores of git and DVC, the key, or a version's verified bytes; of
+    Airflow its logs, not what it is run with."""
     other = {"origin.git", "dvc", "clones", "locks", "user.key", "base", "serving"}
     for folder in workspace.local.iterdir():
         if folder.name not in other:
-            yield from (path for path in ([folder] if folder.is_file() else folder.rglob("*")) if path.is_file())
+            within = folder / "logs" if folder.name == "airflow" else folder
+            files = (path for path in ([within] if within.is_file() else within.rglob("*")) if path.is_file())
+            yield from (path for path in files if path.parent.name != ADAPTER)
 
 
 def _checkout(workspace: Workspace) -> Iterator[Path]:

@@ -97,14 +97,17 @@ def key(home: Path, *, make: bool) -> bytes | None:
 
     ParamsError for a key that is too short to be one, IntegrityError for a key file that is not whole.
     """
-    given = os.environ.get(VARIABLE)
+    given, path = os.environ.get(VARIABLE), Path(home) / ".retrain" / KEY_FILE
     if given is not None:
-        if len(given.strip()) < LEAST:
+        found = given.strip().encode("utf-8", "surrogateescape")
+        if len(found) < LEAST:
+            raise ParamsError(f"{VARIABLE} has {len(found)} characters, at least {LEAST} are needed: unset it or mend it")
+        if path.exists() and path.read_bytes().strip() not in (b"", found):
             raise ParamsError(
-                f"{VARIABLE} has {len(given.strip())} characters, at least {LEAST} are needed: unset it or mend it"
+                f"two keys for user ids: {VARIABLE} and {path} differ, so that rows of before would be nobody's: "
+                f"set {VARIABLE} to what the file holds, or unset it; where no row was collected with the file's key, remove it"
             )
-        return given.strip().encode("utf-8", "surrogateescape")
-    path = Path(home) / ".retrain" / KEY_FILE
+        return found
     if not path.exists() and not make:
         return None
     if not path.exists():

@@ -5,16 +5,19 @@ import json
 from pathlib import Path
 
 import deciding
+import fsspec
 import pytest
 
-from retrain import ledger, redact, sweep, tombstones
+from retrain import ledger, params, redact, sweep, tombstones
 from retrain.errors import ParamsError
 from retrain.params import Mlflow
 from retrain.records import Example, Origin
 from retrain.registry import Registry
 from retrain.registry.redact import compact
 from retrain.registry.redact import redact as redact_registry
+from retrain.rows import row_of
 from retrain.tombstones import Tombstone, Tombstones
+from retrain.workspace import Workspace
 
 AT = "2026-03-01T00:00:00Z"
 ANN = Tombstones((Tombstone(at=AT, kind="user", hash=tombstones.keyed(b"k", "ann"), key="x"),), b"k")
@@ -130,3 +133,64 @@ def test_a_key_is_made_once_kept_private_and_another_one_is_refused(tmp_path: Pa
     (tmp_path / ".retrain" / "user.key").unlink()
     with pytest.raises(ParamsError, match="RETRAIN_USER_KEY"):
         tombstones.read(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"messages": ["x"]},
+        {"example": "text"},
+        {"row": 5},
+        {"origins": ["s"], "request_id": "r"},
+        {"messages": 5, "reasons": 5},
+    ],
+)
+def test_a_row_of_another_shape_stops_no_erasure(bad: dict[str, object]) -> None:
+    assert len(redact.read_row(bad)) == 3
+    assert row_of(bad, "seed", "a.jsonl").question == ""
+    assert redact.cleaned(bad, lambda origin: False) is bad
+    assert sweep._origins(bad) in ([], [{"request_id": "r", "user": None}])
+
+
+class Held:
+    """A DVC object store of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder)
+        self.fs = fsspec.filesystem("file")
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_what_names_the_rows_stays_while_something_else_is_out_of_reach(tmp_path: Path, hold: bool) -> None:
+    names = tmp_path / "files" / "ab" / "names"
+    names.parent.mkdir(parents=True)
+    names.write_text(json.dumps(row("one", "ann").as_dict()) + "\n")
+    traces = redact.Traces(users={"ann"}, requests={"r-ann"}, texts={"one"})
+    deleted, stayed = sweep.objects([("the cache", Held(tmp_path / "files"))], ANN.cover, traces, hold=hold)
+    assert names.exists() == hold
+    assert (deleted, [left.partition(",")[0] for left in stayed]) == (
+        ({}, [f"the cache keeps {names}"]) if hold else ({"the cache": 1}, [])
+    )
+
+
+def test_verified_bytes_and_what_airflow_runs_with_are_no_texts_to_clean(tmp_path: Path) -> None:
+    space = Workspace(tmp_path, params.load(Path(__file__).parents[1]))
+    kept = ("mlflow/artifacts/1/adapter/run.json", "airflow/airflow.cfg", "dvc/files/x")
+    cleaned = ("airflow/logs/task.log", "mlflow/artifacts/1/card.md", "reports/a.html")
+    for name in (*kept, *cleaned):
+        path = space.local / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    found = {path.relative_to(space.local).as_posix() for path in sweep._own_files(space)}
+    assert found == set(cleaned)
+
+
+def test_two_keys_that_differ_are_an_error_and_not_a_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tombstones.VARIABLE, raising=False)
+    own = tombstones.key(tmp_path, make=True)
+    assert own
+    monkeypatch.setenv(tombstones.VARIABLE, own.decode())
+    assert tombstones.key(tmp_path, make=False) == own
+    monkeypatch.setenv(tombstones.VARIABLE, "another key than that one")
+    with pytest.raises(ParamsError, match="two keys for user ids"):
+        tombstones.key(tmp_path, make=False)

@@ -254,7 +254,7 @@ def test_an_erasure_waits_for_no_job_and_one_of_a_request_is_one_row(lived: Work
 def test_another_key_recognises_nobody_and_is_an_error(lived: Workspace, erased: erasure.Erased) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RETRAIN_USER_KEY", "another key than before")
-        with pytest.raises(ParamsError, match="another key"):
+        with pytest.raises(ParamsError, match="two keys for user ids"):
             collecting.collect(lived, "support", parse_time("2026-03-20T00:00:00Z"))
-        with pytest.raises(ParamsError, match="another key"):
+        with pytest.raises(ParamsError, match="two keys for user ids"):
             erase(lived)
