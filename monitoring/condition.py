@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WHERE = "failures.where (params.yaml)"
 LONGEST = 4000  # characters of a condition
+DEEPEST = 100  # brackets and operators inside one another
 COMPARED: dict[type, Callable[[Any, Any], Any]] = {
     exp.EQ: lambda a, b: a == b,
     exp.NEQ: lambda a, b: a != b,
@@ -67,6 +68,8 @@ def parsed(text: str) -> Any:
         raise ParamsError(f"{WHERE} is {text!r}, no condition in SQL: {first}") from error
     if len(trees) != 1 or trees[0] is None:
         raise ParamsError(f"{WHERE} is {text!r}: must be one condition, such as latency_ms > 2000; null for none")
+    if max(node.depth for node in trees[0].walk()) > DEEPEST:
+        raise ParamsError(f"{WHERE} has more than {DEEPEST} brackets and operators inside one another: `in (...)` has a list")
     return trees[0]
 
 
@@ -91,7 +94,7 @@ class _Reader:
             return ibis.literal(bool(tree.this))
         if kind in COMPARED:
             return COMPARED[kind](*self._alike(tree, tree.this, tree.expression))
-        if kind is exp.Between:
+        if kind is exp.Between and not tree.args.get("symmetric"):
             value, low, high = self._alike(tree, tree.this, tree.args["low"], tree.args["high"])
             return (value >= low) & (value <= high)
         if kind is exp.In and tree.expressions:

@@ -16,11 +16,13 @@ from monitoring.selection import REVIEW, WHY, Selector, reasons_of
 from retrain.answers import Schema, misfit, right
 from retrain.poisoning import Case
 from retrain.records import Example, Origin, Quarantined, merged
+from retrain.text import is_text
 
 if TYPE_CHECKING:
     from monitoring.sources import Rows
 
 DRAW = "audit:"
+MOST_SOURCE = 200  # characters of where a request came from
 USERS = Selector()  # what users said, and no rule of params
 NEEDED = (
     *("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"),
@@ -80,10 +82,11 @@ def failure_cases(
     is quarantined before anything is merged; it is told the corrections of drawn rows too, whose users are the same, and
     `source` is the field of the metadata that it is told (metadata.<field>). Each row keeps all the reasons that `selector`
     has for it. What reviewers answered is taken beside the corrections, and is doubted by nobody; an answer of theirs that
-    confirms the response is no failure either.
+    confirms the response is no failure either, and a conflict where a correction or an earlier collection says otherwise.
     """
     waiting, examples, bad, cases = 0, [], [], []
     rate = audit_rate if doubt is None else 0.0
+    answered = reviewed.answers if reviewed else {}
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, rate))
     for row in _records(selector.told(failed)):
         correction = _text(row.get("correction"))
@@ -91,7 +94,7 @@ def failure_cases(
         if judges and (correction is None or not _text(row.get("prompt")) or misfit(correction, schema)):
             continue
         if correction is None:
-            waiting += row.get("feedback") == -1
+            waiting += row.get("feedback") == -1 and row["request_id"] not in answered
             continue
         if right(_text(row.get("response")) or "", correction, schema) or (row["request_id"], correction) in seen:
             continue
@@ -104,11 +107,14 @@ def failure_cases(
         cases.append(_case(row, example, judges))
         examples += [] if judges else [example]
     suspected = doubt(cases) if doubt else {}
-    said, disputed = _of_reviews(reviewed, audit_rate, selector, seen, collected) if reviewed else ([], [])
-    confirmed = {(row.origins[0].request_id, row.id) for row in said}
-    examples = [row for row in examples if (row.origins[0].request_id, row.id) not in confirmed]
+    said, disputed, confirmed = _of_reviews(reviewed, audit_rate, selector, labels, seen, collected)
+    repeated = {(row.origins[0].request_id, row.id) for row in said}
+    examples = [row for row in examples if (row.origins[0].request_id, row.id) not in repeated]
+    contradicted = [row for row in examples if row.origins[0].request_id in confirmed]
+    disputed += [_conflict(row, {row.answer, confirmed[row.origins[0].request_id]}, labels) for row in contradicted]
+    examples = [row for row in examples if row.origins[0].request_id not in confirmed]
     believed = [row for row in examples if row.origins[0].request_id not in suspected]
-    agreed, quarantined = _without_conflicts(_merge([*believed, *said]))
+    agreed, quarantined = _without_conflicts(_merge([*believed, *said]), labels)
     bad += [
         Quarantined(
             request_id=row.origins[0].request_id, kind="poisoning", reason=suspected[row.origins[0].request_id], example=row
@@ -121,25 +127,30 @@ def failure_cases(
 
 
 def _of_reviews(
-    reviewed: Reviewed, audit_rate: float, selector: Selector, seen: set[tuple[str, str]], collected: str
-) -> tuple[list[Example], list[Quarantined]]:  # fmt: skip
-    """(examples, those that contradict what was collected of the same request before)."""
-    before, fresh, disputed = dict(seen), [], []
-    for row in _records(selector.told(reviewed.rows.where(lambda t: ~_drawn(t, audit_rate)))):
+    reviewed: Reviewed | None, audit_rate: float, selector: Selector, labels: tuple[str, ...], seen: set[tuple[str, str]],
+    collected: str,
+) -> tuple[list[Example], list[Quarantined], dict[str, str]]:  # fmt: skip
+    """(examples, those that contradict what was collected of the same request before, request -> the response it confirmed)."""
+    before, fresh, disputed, confirmed = dict(sorted(seen)), [], [], {}
+    rows = _records(selector.told(reviewed.rows.where(lambda t: ~_drawn(t, audit_rate)))) if reviewed else []
+    for row in rows:
         request, response = row["request_id"], _text(row.get("response")) or ""
-        answers = reviewed.answers.get(request, ())
-        if not _text(row.get("prompt")) or [right(response, answer, selector.schema) for answer in answers] == [True]:
+        answers = reviewed.answers.get(request, ()) if reviewed else ()
+        if not _text(row.get("prompt")):
             continue
+        if [right(response, answer, selector.schema) for answer in answers] == [True]:
+            confirmed[request] = answers[0]
+            if request not in before:
+                continue
         for answer in answers:
             if (request, answer) in seen:
                 continue
             example = _example(row, answer, "failure", collected, label_source="human")
             if request in before:
-                why = _two_answers({answer, before[request]}) + "; one of them was collected before"
-                disputed.append(Quarantined(request_id=request, kind="conflict", reason=why, example=example))
+                disputed.append(_conflict(example, {answer, before[request]}, labels, "; one of them was collected before"))
             else:
                 fresh.append(example)
-    return fresh, disputed
+    return fresh, disputed, confirmed
 
 
 def audited(rows: "Rows", *, audit_rate: float) -> list[Example]:
@@ -220,11 +231,12 @@ def _source(metadata: Any, field: str | None) -> str | None:
         return None
     try:
         value = json.loads(metadata)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     for key in field.split(".")[1:]:
         value = value.get(key) if isinstance(value, dict) else None
-    return str(value) if isinstance(value, str | int | float | bool) else None
+    told = str(value) if isinstance(value, str | int | float | bool) else ""
+    return told[:MOST_SOURCE] if told and is_text(told) else None
 
 
 def _merge(rows: list[Example]) -> list[Example]:
@@ -234,21 +246,20 @@ def _merge(rows: list[Example]) -> list[Example]:
     return [merged(group, tuple(origin for row in group for origin in row.origins)) for _, group in sorted(groups.items())]
 
 
-def _without_conflicts(rows: list[Example]) -> tuple[list[Example], list[Quarantined]]:
+def _without_conflicts(rows: list[Example], labels: tuple[str, ...]) -> tuple[list[Example], list[Quarantined]]:
     """One question with two answers is nobody's truth: both are kept out."""
     answers: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         answers[row.key].add(row.answer)
     agreed = [row for row in rows if len(answers[row.key]) == 1]
-    conflicts = [row for row in rows if len(answers[row.key]) > 1]
-    return agreed, [
-        Quarantined(request_id=row.origins[0].request_id, kind="conflict", reason=_two_answers(answers[row.key]), example=row)
-        for row in conflicts
-    ]
+    return agreed, [_conflict(row, answers[row.key], labels) for row in rows if len(answers[row.key]) > 1]
 
 
-def _two_answers(answers: set[str]) -> str:
-    return "one question, two answers: " + " | ".join(sorted(answers))
+def _conflict(row: Example, answers: set[str], labels: tuple[str, ...], more: str = "") -> Quarantined:
+    """A row of a question with several answers; of these the reason quotes labels of the adapter, and no text of a user."""
+    quoted = [answer if answer in labels else "one that the adapter does not list" for answer in sorted(answers)]
+    told = "one question, two answers" + (f": {' | '.join(quoted)}" if labels else "") + more
+    return Quarantined(request_id=row.origins[0].request_id, kind="conflict", reason=told, example=row)
 
 
 def _new_labels(held: list[Example]) -> dict[str, tuple[int, int]]:

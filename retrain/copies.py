@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from retrain.text import normalise
+from retrain.text import LONGEST, normalise
 
 GRAM = 4
 BANDS, ROWS = 10, 3  # texts that share half of their 4-grams meet in a band in 74 % of cases, 70 % of them in 98 %
@@ -36,7 +36,7 @@ def clusters(texts: Sequence[str]) -> Any:
 
 def signatures(texts: Sequence[str]) -> Any:
     """MinHash signatures, uint64 (texts, 30): the share of equal columns estimates the Jaccard index of two texts' 4-grams."""
-    padded = [normalise(text).ljust(GRAM) for text in texts]
+    padded = [normalise(text[:LONGEST]).ljust(GRAM) for text in texts]
     lengths = np.array([len(text) for text in padded])
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     rng = np.random.default_rng(SEED)

@@ -19,8 +19,8 @@ class Door:
 
     params: Params
     labels: tuple[str, ...]
-    human: list[Example]
-    taken: Taken
+    seed: list[Example]
+    earlier: list[Example]  # of collections before this one
     released: frozenset[str]  # ids of examples
     held: dict[str, str]  # id of an example in quarantine -> why
 
@@ -34,7 +34,7 @@ class Door:
         earlier = [row for path in files if path.stem < before for row in read_examples(path)]
         released = frozenset(ledger.released(ledger.read(clone.root, adapter)))
         held = {row.id: row.reason for row in reversed(quarantine.pull(clone, adapter)) if row.kind == "poisoning"}
-        return cls(params, params.adapter(adapter).labels, [*seed, *earlier], Taken.of(earlier), released, held)
+        return cls(params, params.adapter(adapter).labels, seed, earlier, released, held)
 
     @property
     def source(self) -> str | None:
@@ -46,8 +46,9 @@ class Door:
         ids = {case.request_id: content_id([("user", case.question), ("assistant", case.answer)]) for case in cases}
         held = {request: self.held[row] for request, row in ids.items() if row in self.held}
         found = suspects(
-            cases, human=self.human, labels=self.labels, rules=rules, window_hours=hours, taken=self.taken, held=held
-        )
+            cases, human=[*self.seed, *self.earlier], labels=self.labels, rules=rules, window_hours=hours,
+            taken=Taken.of(self.earlier, set(ids)), held=held,
+        )  # fmt: skip
         return {request: why for request, why in found.items() if ids[request] not in self.released}
 
     def let_through(self, earlier: Sequence[Quarantined]) -> set[str]:

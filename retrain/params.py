@@ -177,7 +177,7 @@ class Failures(Section):
     confidence_below: float | None
     form: bool
     where: Annotated[str, StringConstraints(min_length=1)] | None
-    review_days: Annotated[float, Field(gt=0)]
+    review_days: Annotated[float, Field(gt=0, le=3650)]
     poisoning: Poisoning
 
 

@@ -7,7 +7,7 @@ rows disagree. A label that few human rows have yet cannot be disagreed with: wh
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from retrain.copies import clusters
 from retrain.poisoning_rules import Poisoning
 from retrain.records import Example, text_digest, unit_hash
-from retrain.text import normalise, vectors
+from retrain.text import LONGEST, normalise, vectors
 
 PER_LABEL = 100  # human rows of a label that are learned from, by hash
 STRENGTH = 3.0  # of the regression: C of scikit-learn
@@ -51,8 +51,9 @@ class Taken:
     sources: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, earlier: Sequence[Example]) -> "Taken":
-        origins = [origin for row in earlier for origin in row.origins]
+    def of(cls, earlier: Sequence[Example], own: Collection[str] = ()) -> "Taken":
+        """own: requests that are asked about now, which count for no earlier one."""
+        origins = [origin for row in earlier for origin in row.origins if origin.request_id not in own]
         return cls(Counter(o.user for o in origins if o.user), Counter(o.source for o in origins if o.source))
 
 
@@ -244,7 +245,7 @@ def _phrases(cases: Sequence[Case], evidence: Evidence, rules: Poisoning) -> Fou
     from sklearn.feature_extraction.text import CountVectorizer
 
     against = np.flatnonzero(evidence.disagrees)
-    texts = [normalise(case.question) for case in cases]
+    texts = [normalise(case.question[:LONGEST]) for case in cases]
     options: dict[str, Any] = {"ngram_range": (1, 4), "binary": True, "token_pattern": r"\S+", "lowercase": False}
     if len(against) < rules.min_rows:
         return

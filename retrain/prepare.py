@@ -63,7 +63,7 @@ def prepare(
     audit, earlier = _fitting(audit, schema, left_out), _fitting(earlier, schema, left_out)
     repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
     learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
-    repair = _known_labels(merge(overlay.applied(repair, changes)), labels, left_out)
+    repair = _consistent(_known_labels(merge(overlay.applied(repair, changes)), labels, left_out), left_out)
     repair = _unrepaired(repair, {row.key for row in failures if row.id in known}, repair_least, left_out)
     judging = {
         "golden": merge(overlay.golden(golden, changes)),

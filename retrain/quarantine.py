@@ -64,15 +64,16 @@ def settle(
     collected before: a released row is collected once.
     """
     free = set(released)
-    held = {row.id for row in earlier if row.kind not in NEVER} - free
-    taken = {row.id: row for row in rows if row.id not in held}
+    held = {row.id: row.kind for row in earlier if row.kind not in NEVER and row.id not in free}
+    said = {row.id for row in rows if row.label_source == "human" and held.get(row.id) == "poisoning"}  # by a reviewer
+    taken = {row.id: row for row in rows if row.id not in held or row.id in said}
     for one in (*earlier, *found):
         fresh = one.example and not all((origin.request_id, one.example.answer) in seen for origin in one.example.origins)
         if one.id in free and one.example and fresh:
             taken.setdefault(one.id, one.example)
     known = {(row.id, row.reason) for row in earlier}
     suspects = {(row.id, row.reason): row for row in found if row.id not in free}
-    out = {row.id for row in suspects.values()} | {row.id for row in rows if row.id in held}
+    out = {row.id for row in suspects.values()} | {row.id for row in rows if row.id in held and row.id not in said}
     new = [suspects[key] for key in sorted(suspects) if key not in known]
     return Settled([taken[key] for key in sorted(taken)], new, len(out))
 

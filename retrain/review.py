@@ -20,9 +20,10 @@ from retrain.answers import Schema, misfit, schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.params import Params
 from retrain.policies import MinFailures
-from retrain.records import Record, from_stamp, stamp, write_jsonl
+from retrain.records import Record, from_stamp, read_records, stamp, write_jsonl
 from retrain.reviewfiles import Given, Near, Task
 from retrain.store import Store
+from retrain.text import is_text
 from retrain.userids import open_logs
 from retrain.workspace import Clone, Workspace
 
@@ -65,16 +66,21 @@ def reviews(workspace: Workspace, adapter: str) -> list[Review]:
 
 def answers(given: Iterable[Review]) -> dict[str, tuple[str, ...]]:
     """Request id -> the answers that stand: of each reviewer those of his newest import; two are a conflict.  PURE"""
+    found: dict[str, set[str]] = defaultdict(set)
+    for one in _newest(given):
+        found[one.request_id].add(one.answer)
+    return {request: tuple(sorted(said)) for request, said in sorted(found.items())}
+
+
+def _newest(given: Iterable[Review]) -> list[Review]:
+    """Of each reviewer and request the answers of his newest import."""
     newest: dict[tuple[str, str | None], list[Review]] = {}
     for one in sorted(given, key=lambda one: one.at):
         mine = newest.setdefault((one.request_id, one.reviewer), [])
         if mine and mine[0].at < one.at:
             mine.clear()
         mine.append(one)
-    found: dict[str, set[str]] = defaultdict(set)
-    for (request, _), mine in newest.items():
-        found[request] |= {one.answer for one in mine}
-    return {request: tuple(sorted(said)) for request, said in sorted(found.items())}
+    return [one for mine in newest.values() for one in mine]
 
 
 # --- what waits
@@ -201,7 +207,7 @@ def take(
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
         checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels)
         good = [Review(request_id=one.request_id, answer=one.answer, reviewer=one.reviewer, at=at) for one in checker.good]
-        known = {(one.request_id, one.reviewer, answer) for one in before for answer in _standing_answers(before, one)}
+        known = {(one.request_id, one.reviewer, one.answer) for one in _newest(before)}
         new = [one for one in dict.fromkeys(good) if (one.request_id, one.reviewer, one.answer) not in known]
         both = answers([*before, *new])
         conflicts = sum(len(both[request]) > 1 for request in {one.request_id for one in new})
@@ -214,18 +220,14 @@ def take(
         def write(clone: Clone) -> None:
             if (clone.root / f"{folder_of(adapter)}.dvc").exists():
                 clone.pull([f"{folder_of(adapter)}.dvc"])
-            write_jsonl(clone.root / folder_of(adapter) / f"{at}.jsonl", new)
+            path = clone.root / folder_of(adapter) / f"{at}.jsonl"
+            others = read_records(path, Review) if path.exists() else []  # of another machine, in the same second
+            write_jsonl(path, [*others, *(one for one in new if one not in others)])
             clone.commit(clone.dvc_add(folder_of(adapter)), f"{adapter}: {len(new)} answers of reviewers at {at}")
 
         write(clone)
         clone.publish(write, tries=jobs.TRIES)
         return taken
-
-
-def _standing_answers(before: Sequence[Review], one: Review) -> list[str]:
-    mine = [other for other in before if (other.request_id, other.reviewer) == (one.request_id, one.reviewer)]
-    newest = max(other.at for other in mine)
-    return [other.answer for other in mine if other.at == newest]
 
 
 @dataclass
@@ -243,7 +245,7 @@ class _Checker:
         made = cls([], [])
         filled = [one for one in given if one.answer]
         made.blank = len(given) - len(filled)
-        ids = sorted({one.request_id for one in filled if _is_text(one.request_id)})
+        ids = sorted({one.request_id for one in filled if is_text(one.request_id)})
         found = set(logs.requests(ids).frame(["request_id"])["request_id"]) if ids else set()
         labels = () if new_labels else params.adapter(adapter).labels
         for one in filled:
@@ -266,21 +268,13 @@ def _wrong(one: Given, found: set[str], audit_rate: float) -> str | None:
 
 
 def _unfit(answer: str, adapter: str, labels: Sequence[str], schema: Schema | None) -> str | None:
-    if not _is_text(answer):
+    if not is_text(answer):
         return "the answer is not UTF-8 text"
     if labels and answer not in labels:
         near = difflib.get_close_matches(answer, labels, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(labels)};"
         return f"{adapter} does not list the label {answer[:60]!r}: {hint} or take it as a new label with --new-labels"
     return misfit(answer, schema)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def told(taken: Taken, adapter: str) -> list[str]:

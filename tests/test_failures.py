@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitoring.failures import Collection, audited, drawn, failure_cases
+from monitoring.failures import Collection, Reviewed, audited, drawn, failure_cases
 from monitoring.sources import Rows
 from retrain.records import Quarantined
 
@@ -171,3 +171,45 @@ def test_a_larger_rate_only_adds_to_who_is_drawn() -> None:
     assert few < many
     assert not any(drawn(r, 0.0) for r in ids)
     assert all(drawn(r, 1.0) for r in ids)
+
+
+def reviewed(*rows: dict[str, Any], **answers: str) -> Reviewed:
+    return Reviewed(of(rows), {request: (answer,) for request, answer in answers.items()})
+
+
+def test_a_reviewer_who_confirms_what_a_user_corrected_is_a_conflict_and_not_the_users_word() -> None:
+    rows = [row("r1", correction="refund_status", feedback=-1), row("r2", feedback=-1)]
+    made = collect(*rows, reviewed=reviewed(*rows, r1="cancel_order", r2="cancel_order"))
+    assert (made.examples, made.waiting) == ([], 0)
+    assert [(bad.kind, bad.request_id) for bad in made.quarantined] == [("conflict", "r1")]
+    assert made.quarantined[0].reason == "one question, two answers: cancel_order | refund_status"
+
+
+def test_a_reviewer_who_confirms_what_was_collected_otherwise_is_a_conflict() -> None:
+    one = row("r1", feedback=-1)
+    made = collect(one, seen={("r1", "refund_status")}, reviewed=reviewed(one, r1="cancel_order"))
+    assert [(bad.kind, bad.example and bad.example.answer) for bad in made.quarantined] == [("conflict", "cancel_order")]
+    assert made.quarantined[0].reason.endswith("; one of them was collected before")
+
+
+def test_a_reason_quotes_labels_and_never_what_a_user_wrote() -> None:
+    secret = {"response": "x", "correction": "my name is Ann"}
+    made = collect(row("r1", correction="refund_status"), row("r2", **secret))
+    assert {bad.reason for bad in made.quarantined} == {
+        "one question, two answers: one that the adapter does not list | refund_status"
+    }
+    free = collect(row("r1", correction="refund_status"), row("r2", **secret), labels=())
+    assert {bad.reason for bad in free.quarantined} == {"one question, two answers"}
+
+
+def test_a_source_is_a_short_text_whatever_the_metadata_hold() -> None:
+    odd = {
+        "deep": "[" * 100_000,
+        "long": '{"shop": "' + "y" * 5000 + '"}',
+        "half": '{"shop": "\\ud800"}',
+        "fine": '{"shop": 7}',
+    }
+    rows = [row(name, f"question {name}", correction="refund_status", metadata=text) for name, text in odd.items()]
+    made = collect(*rows, source="metadata.shop")
+    found = {origin.request_id: origin.source for example in made.examples for origin in example.origins}
+    assert found == {"deep": None, "long": "y" * 200, "half": None, "fine": "7"}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,18 @@ def test_near_copies_are_found_and_other_messages_are_not() -> None:
     first, second, third, other = clusters(texts).tolist()
     assert first == second == third != other
     assert clusters([]).tolist() == []
+
+
+def test_what_a_user_brought_before_counts_for_the_cap_once() -> None:
+    earlier = [
+        Example.of(one.question, "x", source="failure", origins=(Origin(request_id=one.request_id, user="u"),))
+        for one in honest(6)
+    ]
+    assert Taken.of(earlier).users == {"u": 6}
+    assert Taken.of(earlier, {"h0", "h1"}).users == {"u": 4}
+
+
+def test_a_message_of_a_megabyte_takes_no_longer_than_its_beginning() -> None:
+    started = time.perf_counter()
+    assert clusters(["x y " * 500_000, "x y " * 500_001]).tolist() == [0, 0]
+    assert time.perf_counter() - started < 5

@@ -127,3 +127,13 @@ def test_a_record_of_another_kind_or_id_is_refused_with_file_and_line(tmp_path: 
         write_jsonl(tmp_path / "a.jsonl", [good, {**good, **change}])
         with pytest.raises(DataError, match=f"a.jsonl:2 .*{words}"):
             read_records(tmp_path / "a.jsonl", Quarantined)
+
+
+def test_a_reviewers_answer_stands_above_the_doubt_about_a_user() -> None:
+    given: dict[str, Any] = {"source": "failure", "label_source": "correction", "origins": (Origin(request_id="a"),)}
+    doubted = Example.of("where is it", "refund_status", **given)
+    held = [Quarantined(request_id="a", kind="poisoning", reason="a bad hand", example=doubted)]
+    human = doubted.model_copy(update={"label_source": "human"})
+    for row, taken in ((human, [human]), (doubted, [])):
+        settled = quarantine.settle([row], [], earlier=held, released=(), seen=set())
+        assert (settled.rows, settled.out) == (taken, 1 - len(taken))

@@ -122,6 +122,8 @@ def test_a_condition_means_what_it_says_and_unknown_is_no(text: str, fields: dic
         ("trim('x' from prompt) = ''", "not understood"),
         ("(" * 3000 + "true" + ")" * 3000, "at most 4000"),
         ("(" * 1900 + "true" + ")" * 1900, "condition"),
+        (" and ".join(["true"] * 150), "more than 100"),
+        ("confidence between symmetric 1 and 0", "not understood"),
     ],
 )
 def test_a_wrong_condition_is_an_error_that_says_what_stands_there(text: str, said: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small import TELLS, message, workspace
 
-from retrain import collecting, edits, jobs, quarantine, release, watch
+from retrain import collecting, edits, quarantine, release, watch
 from retrain.errors import NothingToDo
 from retrain.records import Example, parse_time, read_folder, write_jsonl
 from retrain.workspace import Clone, Workspace
@@ -131,4 +131,3 @@ def test_with_the_door_off_a_guardrail_blocks(space: Workspace) -> None:
     assert made.verdict.status == "failed"
     assert failed & {"golden", "retained"}, made.verdict.as_dict()
     assert not made.attempt.promote
-    assert jobs.entries(space, "support")
