@@ -2,14 +2,15 @@
 
 One noisy signal that can fail. It is asked about a bounded number of rows, drawn by hash: some that nobody labelled, whose
 share of "right" is what is wanted, and some that people did, which tell how often it is mistaken. A reply that cannot be read,
-comes too late or not at all is not measured, and never a wrong answer. Its verdicts label nothing: no row trains for them.
+comes too late or not at all is not measured, and never a wrong answer. Its verdicts label nothing: what it calls wrong waits
+for a person in the review queue.
 """
 
 import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -47,7 +48,8 @@ class Judged(BaseModel):
     """What the judge said of a window; share, low and high are None where it is not used, and `reason` says why.
 
     yes of n: rows without a label that it calls right. right_yes of right_n: those among the rows that people found right;
-    wrong_yes of wrong_n: among those they found wrong. `by` names model, address, request and template: what is comparable.
+    wrong_yes of wrong_n: among those they found wrong. `by` names model, address, request and template: what is
+    comparable. doubted: ids of the requests without a label that it calls wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +63,7 @@ class Judged(BaseModel):
     right_n: int = 0
     wrong_yes: int = 0
     wrong_n: int = 0
+    doubted: tuple[str, ...] = ()
     share: float | None = None  # after Rogan and Gladen; low and high: 95 %, after Lang and Reiczigel
     low: float | None = None
     high: float | None = None
@@ -120,17 +123,20 @@ def measure(
     both = zip_longest([(row, None) for row in _rows(open_)], known)  # in turns: what ends early lacks some of each
     turns: list[tuple[Mapping[str, Any], bool | None]] = [one for one in chain.from_iterable(both) if one is not None]
     replies = endpoint.ask_all([prompt(template, task=task, row=row) for row, _ in turns], seconds=judge.seconds)
-    return calibrated(asker, [told for _, told in turns], replies)
+    return calibrated(asker, [(row["request_id"], told) for row, told in turns], replies)
 
 
-def calibrated(asker: Judged, truth: Sequence[bool | None], replies: Sequence[Reply | EndpointError]) -> Judged:
-    """PURE. truth: what people said of each row, None where nobody did; replies: the judge's to the same rows."""
-    read = [_read(reply) for reply in replies]
+def calibrated(
+    asker: Judged, asked: Sequence[tuple[str, bool | None]], replies: Sequence[Reply | EndpointError]
+) -> Judged:  # fmt: skip
+    """PURE. asked: (request id, what people said of the answer, None where nobody did); replies: the judge's, in that order."""
+    read, truth = [_read(reply) for reply in replies], [told for _, told in asked]
+    doubted = (request for (request, told), said in zip(asked, read, strict=True) if told is None and said is False)
     counts = Counter(zip(truth, [verdict if isinstance(verdict, bool) else None for verdict in read], strict=True))
     why = Counter(verdict for verdict in read if isinstance(verdict, str))
     found = asker.model_copy(
         update={
-            "asked": len(replies), "unread": why.total(),
+            "asked": len(replies), "unread": why.total(), "doubted": tuple(sorted(doubted)),
             "yes": counts[None, True], "n": counts[None, True] + counts[None, False],
             "right_yes": counts[True, True], "right_n": counts[True, True] + counts[True, False],
             "wrong_yes": counts[False, True], "wrong_n": counts[False, True] + counts[False, False],
@@ -155,6 +161,11 @@ def pool(judged: Sequence[Judged], by: str) -> Judged | None:
     names = ("asked", "unread", "yes", "n", "right_yes", "right_n", "wrong_yes", "wrong_n")
     sums = {name: sum(getattr(one, name) for one in used) for name in names}
     return _shared(Judged(model=used[0].model, by=by, **sums))
+
+
+def doubted(judged: Iterable[Judged | None]) -> frozenset[str]:
+    """Requests that the judge calls wrong in those of the windows in which it was shown to tell right from wrong."""
+    return frozenset(request for one in judged if one and one.share is not None for request in one.doubted)
 
 
 def judged_fall(now: Judged | None, before: Judged | None, *, least: float | None, level: float) -> tuple[str, float] | None:
@@ -228,7 +239,8 @@ def _cut(text: str) -> str:
 
 
 def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame[["prompt", "response"]].to_dict("records")]
+    rows = frame[["request_id", "prompt", "response"]].to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _by(judge: sections.Judge, template: str) -> str:

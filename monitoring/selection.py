@@ -22,6 +22,7 @@ REASONS = {  # in the order in which a row tells them
     "confidence": "the model was not sure (failures.confidence_below)",
     "form": "the answer breaks its form: none of the labels, or not what the output schema says",
     "condition": "your own condition holds (failures.where)",
+    "judge": "the LLM judge says that it is wrong (quality.judge)",
 }
 REVIEW = "review"  # the reason of an answer that came through the review queue
 WHY = "why_"  # a column of bool for each reason
@@ -29,7 +30,8 @@ WHY = "why_"  # a column of bool for each reason
 
 @dataclass(frozen=True)
 class Selector:
-    """The rules of an adapter: of params `failures`, its labels (none: free answers) and its output schema.
+    """The rules of an adapter: of params `failures`, its labels (none: free answers) and its output schema; and the requests
+    that an LLM judge doubts.
 
     By itself it knows what users said: corrections and negative feedback.
     """
@@ -39,10 +41,13 @@ class Selector:
     where: str | None = None
     labels: tuple[str, ...] = ()
     schema: Schema | None = None
+    doubted: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, rules: Failures, labels: Sequence[str], schema: Schema | None) -> "Selector":
-        return cls(rules.confidence_below, rules.form, rules.where, tuple(labels), schema)
+    def of(
+        cls, rules: Failures, labels: Sequence[str], schema: Schema | None, doubted: frozenset[str] = frozenset()
+    ) -> "Selector":  # fmt: skip
+        return cls(rules.confidence_below, rules.form, rules.where, tuple(labels), schema, doubted)
 
     def told(self, rows: "Rows") -> "Rows":
         """The rows, with a column of bool for each reason; ParamsError where failures.where is no condition."""
@@ -64,6 +69,8 @@ class Selector:
             found["form"] = self._misfits(rows)
         if self.where is not None:
             found["condition"] = condition(rows, self.where)
+        if self.doubted:
+            found["judge"] = table.request_id.isin(sorted(self.doubted))
         return found
 
     def _misfits(self, rows: "Rows") -> Any:

@@ -56,7 +56,8 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         door = Door.of(clone, adapter, before=at)
         made = failures.failure_cases(
             known, audit_rate=params.failures.audit_rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door,
-            source=door.source, selector=Selector.of(params.failures, labels, schema),
+            source=door.source,
+            selector=Selector.of(params.failures, labels, schema, review.doubted(workspace, params, adapter)),
             reviewed=review.known(workspace, adapter, logs, end),
         )  # fmt: skip
         earlier_out = quarantine.pull(clone, adapter)

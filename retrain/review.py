@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from monitoring import judge
 from monitoring.failures import Reviewed, Waiting, drawn, waiting
 from monitoring.selection import Selector
 from monitoring.sources import LogTable
+from monitoring.trigger import WindowRecord
 from monitoring.windows import Window
 from retrain import jobs, lineage
 from retrain.answers import Schema, misfit, schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError
+from retrain.measure import KEPT
 from retrain.params import Params
 from retrain.policies import MinFailures
 from retrain.records import Record, from_stamp, read_records, stamp, write_jsonl
+from retrain.registry import Registry
 from retrain.reviewfiles import Given, Near, Task
 from retrain.store import Store
 from retrain.text import is_text
@@ -92,10 +96,18 @@ def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
     spec = params.adapter(adapter)
     window = Window(now - timedelta(days=params.failures.review_days), now)
     rows = open_logs(workspace, params, adapter).rows(window)
-    selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec))
+    selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec), doubted(workspace, params, adapter))
     done = {one.request_id for one in reviews(workspace, adapter)}
     found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
     return [row for row in found if row.request_id not in done]
+
+
+def doubted(workspace: Workspace, params: Params, adapter: str) -> frozenset[str]:
+    """Requests that the LLM judge called wrong in recorded windows; where none is asked, MLflow is not either."""
+    if params.quality.judge is None:
+        return frozenset()
+    windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, KEPT)
+    return judge.doubted(WindowRecord.model_validate(row).judge for row in windows)
 
 
 def _params(workspace: Workspace, adapter: str) -> Params:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from monitoring import failures, trigger
+from monitoring import failures, judge, trigger
 from monitoring.selection import Selector
 from monitoring.sources import Rows
 from monitoring.windows import Window
@@ -121,7 +121,7 @@ def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
     collection = failures.failure_cases(
         fresh, audit_rate=site.params.failures.audit_rate, labels=site.labels, seen=set(), collected=at, schema=site.schema,
         doubt=door, source=door.source if door else None,
-        selector=Selector.of(site.params.failures, site.labels, site.schema),
+        selector=Selector.of(site.params.failures, site.labels, site.schema, judge.doubted(row.judge for row in site.past)),
         reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
     )  # fmt: skip
     return fresh, collection

@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from monitoring import decisions, judge, trigger
+from monitoring.failures import drawn
 from monitoring.judge import Judged
 from monitoring.sources import Rows
 from monitoring.windows import Window
-from retrain import endpoint, params, projections, stats, story, watch, workspace
+from retrain import endpoint, params, projections, review, stats, story, watch, workspace
 from retrain.cli import app
 from retrain.edits import set_values
 from retrain.errors import EndpointError, ParamsError
@@ -228,17 +229,29 @@ def test_a_structured_answer_is_held_against_its_label_by_values(model: talking.
     assert '"required": ["n"]' in model.asked()[0]
 
 
+def calibrated(truth: list[bool | None], replies: list[Any]) -> Judged:
+    return judge.calibrated(Judged(model="m", by="b"), [(f"r{i}", told) for i, told in enumerate(truth)], replies)
+
+
 def test_a_judge_that_says_right_to_everything_is_not_used() -> None:
-    found = judge.calibrated(
-        Judged(model="m", by="b"), [None] * 50 + [True] * 50 + [False] * 50, [endpoint.Reply("right")] * 150
-    )
+    found = calibrated([None] * 50 + [True] * 50 + [False] * 50, [endpoint.Reply("right")] * 150)
     assert found.share is None and "does not tell them apart" in str(found.reason)
-    lost = judge.calibrated(Judged(model="m", by="b"), [None] * 50, [EndpointError("gone")] * 50)
+    lost = calibrated([None] * 50, [EndpointError("gone")] * 50)
     assert lost.reason == "50 of 50 unlabelled rows brought no verdict, at most 20% may; 50 times: gone"
     truth = [None] * 100 + [True] * 100 + [False] * 100
     replies = [EndpointError("gone")] * 55 + [endpoint.Reply("right")] * 145 + [endpoint.Reply("wrong")] * 100
-    hidden = judge.calibrated(Judged(model="m", by="b"), truth, replies)  # 55 of 300 in all, and more than half of what counts
+    hidden = calibrated(truth, replies)  # 55 of 300 in all, and more than half of what counts
     assert hidden.share is None and str(hidden.reason).startswith("55 of 100 unlabelled rows brought no verdict")
+
+
+def test_what_the_judge_calls_wrong_is_doubted_where_it_tells_right_from_wrong_and_people_said_nothing() -> None:
+    right, wrong = endpoint.Reply("right"), endpoint.Reply("wrong")
+    truth = [None] * 40 + [True] * 20 + [False] * 20
+    told = calibrated(truth, [wrong] * 3 + [right] * 37 + [right] * 20 + [wrong] * 20)
+    assert told.doubted == ("r0", "r1", "r2")
+    blind = calibrated(truth, [wrong] * 3 + [right] * 77)
+    assert judge.doubted([told, blind, None]) == {"r0", "r1", "r2"}
+    assert judge.doubted([blind]) == frozenset()
 
 
 def test_the_judges_that_the_page_and_params_show_are_params() -> None:
@@ -367,6 +380,9 @@ def test_a_window_is_measured_with_its_judge_and_without_one_that_is_down(space:
     after = with_judge(space, model)
     record = watch.monitor(after, "support", Window(END, END + timedelta(days=1))).record
     assert record.judge and record.judge.share is not None and record.judge.agreement == 1.0
+    waits = {row.request_id: row.reasons for row in review.queue(after, "support", END + timedelta(days=1))}
+    asked = [request for request in record.judge.doubted if not drawn(request, space.params.failures.audit_rate)]
+    assert asked and all("judge" in waits[request] for request in asked)
     registry = Registry.open(space.params.mlflow, space.root)
     run = registry.window_runs("support", 1)[0]
     assert run.metrics["judge.share"] == pytest.approx(record.judge.share) and run.metrics["judge.agreement"] == 1.0

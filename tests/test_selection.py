@@ -51,6 +51,7 @@ def test_each_rule_chooses_its_rows_and_a_row_keeps_all_its_reasons() -> None:
     }
     assert next(iter(found)) == "bad"  # the most reasons first
     assert queue(*rows) == {"bad": ("feedback",)}
+    assert queue(*rows, doubted=frozenset({"fine", "gone"})) == {"fine": ("judge",), "bad": ("feedback",)}
 
 
 def test_an_answer_that_does_not_fit_the_output_schema_is_chosen_and_json_null_is_none() -> None:
