@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from retrain import params as params_  # noqa: E402
-from retrain.copies import clusters  # noqa: E402
+from retrain.copies import groups  # noqa: E402
 from retrain.poisoning import Case, suspects  # noqa: E402
 from retrain.records import Example, Origin, question_key, read_jsonl  # noqa: E402
 from retrain.text import vectors  # noqa: E402
@@ -237,11 +237,11 @@ def copies(rows: Sequence[Row], rng: random.Random) -> dict[str, dict[str, float
     found: dict[str, dict[str, float]] = {}
     for kind, texts in planted.items():
         exact = [question_key(new) == question_key(old) for new, (old, _) in zip(texts, suite, strict=True)]
-        group = clusters([*(text for text, _ in suite), *texts]).tolist()
+        group = groups([*(text for text, _ in suite), *texts], 0.7).tolist()
         near = [group[i] == group[len(suite) + i] for i in range(len(suite))]
         found[kind] = {"exact": statistics.mean(exact), "near": statistics.mean(near)}
     keys = {question_key(text) for text, _ in suite}
-    group = clusters([*(text for text, _ in suite), *(text for text, _ in rest)]).tolist()
+    group = groups([*(text for text, _ in suite), *(text for text, _ in rest)], 0.7).tolist()
     met = set(group[: len(suite)])
     exact = [question_key(text) in keys for text, _ in rest]
     found["false"] = {"exact": statistics.mean(exact), "near": statistics.mean(g in met for g in group[len(suite) :])}

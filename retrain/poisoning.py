@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from retrain.copies import clusters
+from retrain.copies import groups
 from retrain.poisoning_rules import Poisoning
 from retrain.records import Example, text_digest, unit_hash
 from retrain.text import LONGEST, normalise, vectors
@@ -112,7 +112,7 @@ class Evidence:
         texts = list(dict.fromkeys(case.question for case in cases))
         at = {text: i for i, text in enumerate(texts)}
         rows = np.array([at[case.question] for case in cases])
-        copy = clusters(texts)[rows]
+        copy = groups(texts, rules.copies)[rows]
         names, p, near = likelihoods(texts, human, rules.min_rows)
         if not names:
             return cls(np.full(len(cases), np.nan), [""] * len(cases), copy, np.zeros(len(cases), bool))

@@ -18,6 +18,7 @@ class Poisoning(BaseModel):
     source_total: Cap
     min_rows: Annotated[int, Field(ge=3)]
     near: Annotated[float, Field(ge=-1, le=1)]
+    copies: Annotated[float, Field(gt=0, le=1)]
     odds: Annotated[float, Field(gt=1)]
     row_odds: Annotated[float, Field(gt=1)]
     share: Annotated[float, Field(ge=0, le=1)]

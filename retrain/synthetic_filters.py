@@ -105,25 +105,13 @@ def _well_formed(one: Candidate, labels: Sequence[str]) -> bool:
 
 
 def _new(made: Sequence[Candidate], known: Sequence[str], near: float) -> list[bool]:
-    """Whether each text has less than this share of character 4-grams (MinHash estimates it) in common with every known one."""
-    if not made or not known:
-        return [True] * len(made)
-    theirs = copies.signatures(known)
-    return [bool((theirs == sign).mean(axis=1).max() < near) for sign in copies.signatures([one.text for one in made])]
+    """Whether each text is a near copy of no known one."""
+    return [found < 0 for found in copies.copied([one.text for one in made], known, near).tolist()]
 
 
 def _distinct(made: Sequence[Candidate], near: float) -> list[bool]:
-    """The first of each group of near copies is the one that stays, whatever its label."""
-    if not made:
-        return []
-    signs = copies.signatures([one.text for one in made])
-    stay: list[int] = []
-    good = []
-    for i, sign in enumerate(signs):
-        good.append(not stay or bool((signs[stay] == sign).mean(axis=1).max() < near))
-        if good[-1]:
-            stay.append(i)
-    return good
+    """The first of near copies is the one that stays, whatever its label."""
+    return [i == first for i, first in enumerate(copies.groups([one.text for one in made], near).tolist())]
 
 
 def _by_label(made: Sequence[Candidate]) -> dict[str, list[Candidate]]:

@@ -9,6 +9,9 @@ from typing import Any
 LONGEST = 2000  # characters of a text that its vector is made of: a batch is padded to its longest, 1 MB took 8 GB
 _SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[^\w\s]+")
+_UNSEEN = re.compile("[\u0300-\u036f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]+")  # accents, no width
+_ALIKE = str.maketrans("авеіјкмнорстухѕԁһӏԛԝαβγεηικνορτυχωıɡɪɴʀ", "abeijkmhopctyxsdhlqwabyenikvoptuxwiginr")
+_DIGIT = re.compile(r"\d")
 
 
 def normalise(text: str) -> str:
@@ -19,6 +22,14 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = _SPACE.sub(" ", _NOT_WORD.sub(" ", folded)).strip()
     return words or _SPACE.sub(" ", folded).strip()
+
+
+def skeleton(text: str) -> str:
+    """What two near copies are compared by: `normalise`, less accents and characters of no width, with Cyrillic and Greek
+    letters that look like Latin ones as these, and every digit as 0."""
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).casefold().translate(_ALIKE)
+    return _DIGIT.sub("0", normalise(text))
 
 
 @cache

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from retrain import params as params_
-from retrain.copies import clusters
 from retrain.poisoning import Case, Taken, suspects
 from retrain.records import Example, Origin, read_examples
 
@@ -162,14 +160,6 @@ def test_hostile_text_is_judged_like_any_other() -> None:
     texts = ["\ud800 lost", "x" * 1_000_000, "\u2028", "\x00", "!", "💥" * 50, "where\tis my\nparcel"]
     cases = [case(f"odd{i}", text, WRONG) for i, text in enumerate(texts)]
     assert len(found([*honest(100), *cases], RULES.model_copy(update={"near": -1.0, "min_rows": 5}))) <= 10
-    assert len(set(clusters(texts).tolist())) == len(texts)
-
-
-def test_near_copies_are_found_and_other_messages_are_not() -> None:
-    texts = ["where is my parcel please", "Where is my parcel, please?", "wher is my parcel please", "i want my money back"]
-    first, second, third, other = clusters(texts).tolist()
-    assert first == second == third != other
-    assert clusters([]).tolist() == []
 
 
 def test_what_a_user_brought_before_counts_for_the_cap_once() -> None:
@@ -179,9 +169,3 @@ def test_what_a_user_brought_before_counts_for_the_cap_once() -> None:
     ]
     assert Taken.of(earlier).users == {"u": 6}
     assert Taken.of(earlier, {"h0", "h1"}).users == {"u": 4}
-
-
-def test_a_message_of_a_megabyte_takes_no_longer_than_its_beginning() -> None:
-    started = time.perf_counter()
-    assert clusters(["x y " * 500_000, "x y " * 500_001]).tolist() == [0, 0]
-    assert time.perf_counter() - started < 5
