@@ -5,6 +5,7 @@ the newest attempt also what their dvc.lock names stays: suites, training rows, 
 refused candidates and cut-off jobs left.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,9 +34,14 @@ def clean(workspace: Workspace, *, days: float, remote: bool, dry: bool) -> Clea
     """Remove what nothing names and is older than so many days, from the cache and where asked from the DVC remote.
 
     What is younger may belong to a job of another machine that has not pushed yet. IntegrityError and RetrainError while the
-    past cannot be read whole: then nothing is removed.
+    past cannot be read whole: then nothing is removed. BusyError while a job of an adapter runs.
     """
     workspace = jobs.as_pushed(workspace)
+    with contextlib.nullcontext() if dry else jobs.alone(workspace):
+        return _clean(workspace, days, remote, dry)
+
+
+def _clean(workspace: Workspace, days: float, remote: bool, dry: bool) -> Cleaned:
     store, done = Store(workspace), Cleaned()
     named = _named(workspace, store)
     oldest = time.time() - days * 86400

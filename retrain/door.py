@@ -23,6 +23,7 @@ class Door:
     earlier: list[Example]  # of collections before this one
     released: frozenset[str]  # ids of examples
     held: dict[str, str]  # id of an example in quarantine -> why
+    suspected: frozenset[str]  # requests in quarantine that nobody has released
 
     @classmethod
     def of(cls, clone: Clone, adapter: str, *, before: str) -> "Door":
@@ -33,8 +34,10 @@ class Door:
         files = sorted((clone.root / "data" / "failures" / adapter).glob("*.jsonl"))
         earlier = [row for path in files if path.stem < before for row in read_examples(path)]
         released = frozenset(ledger.released(ledger.read(clone.root, adapter)))
-        held = {row.id: row.reason for row in reversed(quarantine.pull(clone, adapter)) if row.kind == "poisoning"}
-        return cls(params, params.adapter(adapter).labels, seed, earlier, released, held)
+        doubted = [row for row in reversed(quarantine.pull(clone, adapter)) if row.kind == "poisoning"]
+        held = {row.id: row.reason for row in doubted}
+        suspected = frozenset(request for row in doubted if row.id not in released for request in _requests(row))
+        return cls(params, params.adapter(adapter).labels, seed, earlier, released, held, suspected)
 
     @property
     def source(self) -> str | None:
@@ -55,6 +58,10 @@ class Door:
         """Ids in quarantine that a person released, and while the door is off all that were only suspected."""
         off = not self.params.failures.poisoning.door
         return {*self.released, *(row.id for row in earlier if off and row.kind == "poisoning")}
+
+
+def _requests(row: Quarantined) -> set[str]:
+    return {row.request_id, *(origin.request_id for origin in (row.example.origins if row.example else ()))}
 
 
 def why_not_believed(quarantined: Sequence[Quarantined]) -> list[str]:

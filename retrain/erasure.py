@@ -4,7 +4,6 @@ Order, so that a kill at any point leaves what a second call needs: a tombstone 
 cards, reports and MLflow are cleaned; last go the objects that name who is erased, for the rows are found through them.
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import yaml
 
 from retrain import jobs, ledger, lineage, overlay, redact, sweep, tombstones
 from retrain.errors import ParamsError, RetrainError
-from retrain.jobs import LOCK_WAIT, TRIES, now
+from retrain.jobs import TRIES, now
 from retrain.params import Params
 from retrain.records import dumps, write_text
 from retrain.store import Store
@@ -67,10 +66,11 @@ def erase(
     workspace = jobs.as_pushed(workspace)
     stone = Tombstone(at=now(), kind=kind, hash=tombstones.keyed(secret, value), key=tombstones.fingerprint(secret))
     who = Tombstones((stone,), secret)
-    with _alone(workspace) as clone:
+    with jobs.alone(workspace), workspace.clone("erase") as clone:
         known = tombstones.read(clone.root, workspace.root).of(kind, value)
         store = Store(workspace)
         done = Erased(stone.hash[:12], fresh=known is None)
+        places, closed = sweep.listed(store.places)
         traces = redact.Traces(users={value, stone.hash} if kind == "user" else set())
         traces.requests |= {value} if kind == "request" else set()
         _ask_logs(workspace, kind, value, traces, done)
@@ -79,7 +79,7 @@ def erase(
             """Some records, such as reviews, know the request alone."""
             return who.cover(origin) or origin.get("request_id") in traces.requests
 
-        found = sweep.rows(store.places, covers, traces)
+        found = sweep.rows(places, covers, traces)
         say(f"{len(found)} rows in past and present versions")
         done.learned, unknown = lineage.learned(workspace, store, lambda row: any(map(covers, row.origins)))
         done.unreached += [f"what learned the rows is not known of {line}" for line in unknown]
@@ -93,7 +93,10 @@ def erase(
         say("live versions are clean and pushed")
         done.texts, left, down = sweep.texts(workspace, traces, covers)
         done.unreached += left
-        done.objects, left = sweep.objects(store.places, covers, traces, hold=down)
+        deleted, left = sweep.objects(places, covers, traces, hold=down)
+        done.objects = {name: len(paths) for name, paths in deleted.items()}
+        names = sorted({name for paths in deleted.values() for name in paths})
+        left += [f"{name} cannot be listed: delete {', '.join(names) or 'what holds the rows'} there" for name in closed]
         done.unreached += [*left, *_never(workspace), *ALWAYS]
     for adapter in workspace.params.adapters:
         entries = lineage.entries(workspace, adapter)
@@ -113,15 +116,6 @@ def _checked(kind: str, value: str, reason: str) -> str:
     if value.casefold() in reason.casefold():
         raise ParamsError("--reason names who is to be erased, and the ledger keeps it for ever: leave the id out")
     return reason
-
-
-@contextlib.contextmanager
-def _alone(workspace: Workspace) -> Iterator[Clone]:
-    """Every adapter's lock, in one order for all, and a clone."""
-    with contextlib.ExitStack() as stack:
-        for adapter in sorted(workspace.params.adapters):
-            stack.enter_context(workspace.lock(adapter, wait_seconds=LOCK_WAIT))
-        yield stack.enter_context(workspace.clone("erase"))
 
 
 # --- live versions

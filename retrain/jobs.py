@@ -6,7 +6,7 @@ converges.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,15 @@ def job(workspace: Workspace, adapter: str, name: str) -> Iterator[Clone]:
     workspace.params.adapter(adapter)
     with workspace.lock(adapter, wait_seconds=LOCK_WAIT), workspace.clone(f"{name}-{adapter}") as clone:
         yield clone
+
+
+@contextmanager
+def alone(workspace: Workspace) -> Iterator[None]:
+    """Every adapter's lock, in one order for all: no job of any adapter runs meanwhile."""
+    with ExitStack() as stack:
+        for adapter in sorted(workspace.params.adapters):
+            stack.enter_context(workspace.lock(adapter, wait_seconds=LOCK_WAIT))
+        yield
 
 
 def retrain(

@@ -17,6 +17,7 @@ from retrain.objects import GoneError
 from retrain.process import git, try_git
 from retrain.rows import Row, as_judged, difference, row_of
 from retrain.store import Blob, Store
+from retrain.userids import LACKING, UserIds
 from retrain.workspace import Workspace
 
 LEFT = "data/lineage/{}"  # where the rows of a version came from, once it is no longer reproducible
@@ -221,9 +222,14 @@ def learned(workspace: Workspace, store: Store, wanted: Callable[[Row], bool]) -
 
 
 def of_user(workspace: Workspace, user: str) -> Callable[[Row], bool]:
-    """Whether a row came from this user, whose id rows hold as it is or as a keyed hash."""
-    secret = tombstones.key(workspace.root, make=False)
-    names = {user, *([tombstones.keyed(secret, user)] if secret else [])}
+    """Whether a row came from this user, whose id rows hold as a keyed hash, or of old as it is.
+
+    ParamsError where the workspace has no key: whose a row is cannot be told then.
+    """
+    secret = UserIds.of(workspace).key
+    if secret is None:
+        raise ParamsError(f"whose a row is cannot be told: {LACKING}")
+    names = {user, tombstones.keyed(secret, user)}
     return lambda row: any(origin.get("user") in names for origin in row.origins)
 
 

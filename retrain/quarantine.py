@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retrain import jobs, ledger
 from retrain.errors import NothingToDo, ParamsError, RejectedError
-from retrain.records import Example, Quarantined, read_records
+from retrain.records import Example, Quarantined, read_folder, read_records
 from retrain.workspace import Clone, Workspace
 
 NEVER = {
@@ -86,11 +86,19 @@ def listed(workspace: Workspace, adapter: str) -> list[Listed]:
         return [Listed(row, reasons.get(row.id)) for row in pull(clone, adapter)]
 
 
+def _contradicted(clone: Clone, adapter: str, row: Example) -> Example | None:
+    """A collected row of the same question with another answer."""
+    if (clone.root / f"data/failures/{adapter}.dvc").exists():
+        clone.pull([f"data/failures/{adapter}.dvc"])
+    held = read_folder(clone.root / "data" / "failures" / adapter)
+    return next((one for one in held if one.key == row.key and one.answer != row.answer), None)
+
+
 def release(workspace: Workspace, adapter: str, row: str, *, reason: str) -> Quarantined:
     """Let the next collection take a row, by a ledger line, committed and pushed.
 
-    An unknown id or a blank reason is ParamsError, one of a kind that is never released RejectedError, one that was
-    released before NothingToDo.
+    An unknown id or a blank reason is ParamsError, one of a kind that is never released or that contradicts what was collected
+    RejectedError, one that was released before NothingToDo.
     """
     reason = ledger.reason_of(reason, "why this row may train")
     with jobs.job(workspace, adapter, "release") as clone:
@@ -101,6 +109,13 @@ def release(workspace: Workspace, adapter: str, row: str, *, reason: str) -> Qua
         one = rows[row]
         if one.kind in NEVER or one.example is None:
             raise RejectedError(f"{row} is kept out as {one.kind} ({one.reason}) and is never released: {NEVER[one.kind]}")
+
+        if other := _contradicted(clone, adapter, one.example):
+            raise RejectedError(
+                f"{row} says {one.example.answer[:60]!r}, and {other.id} was collected with {other.answer[:60]!r} for this "
+                "question: neither would train. Take that one out: "
+                f"`retrain data erase --request {other.origins[0].request_id}`"
+            )
 
         def write(clone: Clone) -> None:
             if row not in ledger.released(ledger.read(clone.root, adapter)):

@@ -6,7 +6,7 @@ what to which request, and when that became known. A collection takes the rows f
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from monitoring.selection import Selector
 from monitoring.sources import LogTable
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window
-from retrain import jobs, lineage
+from retrain import jobs, lineage, tombstones
 from retrain.answers import Schema, misfit, schema_of
 from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.measure import KEPT
@@ -28,6 +28,7 @@ from retrain.registry import Registry
 from retrain.reviewfiles import Given, Near, Task
 from retrain.store import Store
 from retrain.text import is_text
+from retrain.tombstones import Tombstones
 from retrain.userids import open_logs
 from retrain.workspace import Clone, Workspace
 
@@ -98,8 +99,15 @@ def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
     rows = open_logs(workspace, params, adapter).rows(window)
     selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec), doubted(workspace, params, adapter))
     done = {one.request_id for one in reviews(workspace, adapter)}
+    erased = _erased(workspace)
     found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
-    return [row for row in found if row.request_id not in done]
+    kept = [row for row in found if not erased.cover({"request_id": row.request_id, "user": row.user})]
+    return [row for row in kept if row.request_id not in done]
+
+
+def _erased(workspace: Workspace) -> Tombstones:
+    text = jobs.remote_file(workspace, tombstones.FILE) if workspace.params.workspace.remote else ""
+    return tombstones.parse(text.encode(), tombstones.FILE, workspace.root)
 
 
 def doubted(workspace: Workspace, params: Params, adapter: str) -> frozenset[str]:
@@ -217,7 +225,8 @@ def take(
         logs = open_logs(workspace, params, adapter)
         before = reviews(workspace, adapter)
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
-        checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels)
+        erased = tombstones.read(clone.root, workspace.root)
+        checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels, erased)
         good = [Review(request_id=one.request_id, answer=one.answer, reviewer=one.reviewer, at=at) for one in checker.good]
         known = {(one.request_id, one.reviewer, one.answer) for one in _newest(before)}
         new = [one for one in dict.fromkeys(good) if (one.request_id, one.reviewer, one.answer) not in known]
@@ -252,16 +261,19 @@ class _Checker:
 
     @classmethod
     def of(
-        cls, params: Params, adapter: str, schema: Schema | None, logs: LogTable, given: Sequence[Given], new_labels: bool
+        cls, params: Params, adapter: str, schema: Schema | None, logs: LogTable, given: Sequence[Given], new_labels: bool,
+        erased: Tombstones,
     ) -> "_Checker":  # fmt: skip
         made = cls([], [])
         filled = [one for one in given if one.answer]
         made.blank = len(given) - len(filled)
         ids = sorted({one.request_id for one in filled if is_text(one.request_id)})
-        found = set(logs.requests(ids).frame(["request_id"])["request_id"]) if ids else set()
+        frame = logs.requests(ids).frame(["request_id", "user_id"]) if ids else None
+        users = dict(zip(frame["request_id"], frame["user_id"], strict=True)) if frame is not None else {}
+        gone = {request for request, user in users.items() if erased.cover({"request_id": request, "user": user})}
         labels = () if new_labels else params.adapter(adapter).labels
         for one in filled:
-            why = _wrong(one, found, params.failures.audit_rate) or _unfit(one.answer, adapter, labels, schema)
+            why = _wrong(one, users.keys(), gone, params.failures.audit_rate) or _unfit(one.answer, adapter, labels, schema)
             if why:
                 made.problems.append(f"{one.where}: {why}")
             else:
@@ -269,11 +281,13 @@ class _Checker:
         return made
 
 
-def _wrong(one: Given, found: set[str], audit_rate: float) -> str | None:
+def _wrong(one: Given, found: Collection[str], gone: Collection[str], audit_rate: float) -> str | None:
     if not one.request_id:
         return "no request_id: it says which request the answer is for"
     if one.request_id not in found:
         return f"no request {one.request_id[:80]!r} in the log: a spreadsheet may have changed it, or the log lost it"
+    if one.request_id in gone:
+        return f"request {one.request_id!r} was erased on request: nothing is learned from it"
     if drawn(one.request_id, audit_rate):
         return f"request {one.request_id!r} was drawn for the audit, and never trains: label it in the log, as audit_label"
     return None

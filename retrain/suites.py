@@ -53,8 +53,13 @@ def add(workspace: Workspace, adapter: str, rows: Sequence[Example], *, reason: 
         new = {row.key: row for row in rows if row.key not in known}
         return [Change(at=now(), kind="add", reason=reason, row=row) for row in new.values()]
 
+    answers: dict[str, Example] = {}
     for row in rows:
         _answerable(workspace, adapter, row)
+        first = answers.setdefault(row.key, row)
+        if first.answer != row.answer:
+            both = f"{first.answer[:60]!r} and {row.answer[:60]!r}"
+            raise DataError(f"{row.question[:60]!r} has two answers, {both}: keep the right one; nothing was added")
     return _change(workspace, adapter, "add", reason, made)
 
 

@@ -36,6 +36,19 @@ class Found:
 # --- DVC's objects
 
 
+def listed(places: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """(places whose objects can be searched, names of those that list nothing, such as a web server)."""
+    found, closed = [], []
+    for name, store in places:
+        try:
+            next(iter(store.fs.find(store.path)), None) if store.fs.exists(store.path) else None
+        except NotImplementedError:
+            closed.append(name)
+        else:
+            found.append((name, store))
+    return found, closed
+
+
 def _objects(store: Any) -> Iterator[tuple[str, bytes]]:
     """(path, bytes) of every object that is text; weights begin with binary numbers."""
     for path in store.fs.find(store.path) if store.fs.exists(store.path) else ():
@@ -83,12 +96,12 @@ def _origins(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def objects(
     places: Sequence[tuple[str, Any]], covers: Covers, traces: Traces, *, hold: bool
-) -> tuple[dict[str, int], list[str]]:
-    """Delete every object that holds a trace, those that name who is erased last; ({place: how many}, what stayed).
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Delete every object that holds a trace, those that name who is erased last; ({place: their names}, what stayed).
 
     Through these all else is found again: they stay while something could not be cleaned, or where `hold` says so.
     """
-    deleted: dict[str, int] = {}
+    deleted: dict[str, list[str]] = {}
     stayed: list[str] = []
     hints = traces.hints()
     doomed = [
@@ -105,7 +118,7 @@ def objects(
         except (OSError, NotImplementedError) as error:
             stayed.append(f"{name} does not delete {path} ({error}): delete it there")
             continue
-        deleted[name] = deleted.get(name, 0) + 1
+        deleted.setdefault(name, []).append("".join(Path(path).parts[-2:]))
     return deleted, stayed
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from retrain.errors import DataError, IntegrityError, ParamsError
-from retrain.records import Example, Quarantined, Record, lines_of, write_text
+from retrain.records import Example, Quarantined, Record, write_text
 
 FILE = "data/erased.jsonl"
 VARIABLE, KEY_FILE, LEAST = "RETRAIN_USER_KEY", "user.key", 16  # characters of a key
@@ -75,14 +75,19 @@ def without(rows: Iterable[Example], covers: Callable[[Any], bool]) -> list[Exam
 def read(root: Path, home: Path) -> Tombstones:
     """Those of the checkout or clone at root; home is the workspace, whose .retrain may hold the key."""
     path = Path(root) / FILE
-    if not path.exists():
-        return Tombstones((), b"")
+    return parse(path.read_bytes(), path, home) if path.exists() else Tombstones((), b"")
+
+
+def parse(data: bytes, where: Path | str, home: Path) -> Tombstones:
+    """Those of a file's bytes; `where` names it in errors."""
     lines = []
-    for number, text in lines_of(path):
+    for number, text in enumerate(data.split(b"\n"), 1):
         try:
-            lines.append(Tombstone.model_validate_json(text))
+            lines += [Tombstone.model_validate_json(text)] if text.strip() else []
         except ValidationError as error:
-            raise DataError(f"{path}:{number} is no tombstone ({error.errors()[0]['msg']}): restore it from git") from error
+            raise DataError(f"{where}:{number} is no tombstone ({error.errors()[0]['msg']}): restore it from git") from error
+    if not lines:
+        return Tombstones((), b"")
     found = key(home, make=False)
     if found is None or any(line.key != fingerprint(found) for line in lines):
         raise ParamsError(

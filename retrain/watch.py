@@ -68,10 +68,10 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
             f"note: params.yaml here has changes that {public(workspace.remote)} lacks, which windows are measured by: push"
         )
     site.registry.close_stale(adapter)
-    fresh, collection = _failures(site, window)
     again = site.again(window)
+    fresh, collection, suspected = _failures(site, window, bool(again))
     for record, _ in again:
-        second = measure(site, window_of(record), unbelieved=collection.unbelieved)
+        second = measure(site, window_of(record), unbelieved=collection.unbelieved | suspected)
         _log(site, trigger.measured_again(record, second.record), second)
     if again:
         site = Site.open(workspace, adapter)
@@ -109,13 +109,16 @@ def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
     site.registry.log_window(site.adapter, record.as_dict(), metrics, [made.report] if made.report.exists() else [])
 
 
-def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
-    """What became known since the last retraining, and the failure cases in it; what is suspected counts as none."""
+def _failures(site: Site, window: Window, again: bool) -> tuple[Rows, failures.Collection, frozenset[str]]:
+    """What became known since the last retraining, and the failure cases in it; what is suspected counts as none.
+
+    again: older windows are measured again, for which the third is what was suspected of earlier collections.
+    """
     attempts, at = site.state.attempts, stamp(window.end)
     since = from_stamp(attempts[-1].end) if attempts else None
     fresh = site.logs.known(window.end, since)
     door = None
-    if fresh.where(lambda t: t.correction.notnull()).count():
+    if again or fresh.where(lambda t: t.correction.notnull()).count():
         with site.workspace.clone(f"door-{site.adapter}") as clone:
             door = Door.of(clone, site.adapter, before=at)
     collection = failures.failure_cases(
@@ -124,7 +127,7 @@ def _failures(site: Site, window: Window) -> tuple[Rows, failures.Collection]:
         selector=Selector.of(site.params.failures, site.labels, site.schema, judge.doubted(row.judge for row in site.past)),
         reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
     )  # fmt: skip
-    return fresh, collection
+    return fresh, collection, door.suspected if door else frozenset()
 
 
 def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: failures.Collection) -> trigger.Facts:

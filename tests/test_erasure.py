@@ -7,6 +7,7 @@ from pathlib import Path
 import deciding
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from retrain import ledger, params, redact, sweep, tombstones
 from retrain.errors import ParamsError
@@ -169,8 +170,18 @@ def test_what_names_the_rows_stays_while_something_else_is_out_of_reach(tmp_path
     deleted, stayed = sweep.objects([("the cache", Held(tmp_path / "files"))], ANN.cover, traces, hold=hold)
     assert names.exists() == hold
     assert (deleted, [left.partition(",")[0] for left in stayed]) == (
-        ({}, [f"the cache keeps {names}"]) if hold else ({"the cache": 1}, [])
+        ({}, [f"the cache keeps {names}"]) if hold else ({"the cache": ["abnames"]}, [])
     )
+
+
+def test_a_place_that_lists_nothing_is_told_from_one_that_can_be_searched(tmp_path: Path) -> None:
+    class Web(LocalFileSystem):
+        def find(self, path: str, **options: object) -> list[str]:
+            raise NotImplementedError
+
+    open_, closed = Held(tmp_path), Held(tmp_path)
+    closed.fs = Web()
+    assert sweep.listed([("a folder", open_), ("a web server", closed)]) == ([("a folder", open_)], ["a web server"])
 
 
 def test_verified_bytes_and_what_airflow_runs_with_are_no_texts_to_clean(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import small
 from calling import call
 
-from retrain import collecting, lineage
+from retrain import collecting, jobs, lineage
 from retrain.errors import IntegrityError, ParamsError
 from retrain.process import git
 from retrain.records import parse_time
@@ -173,6 +173,10 @@ def test_cleaning_up_removes_what_nothing_names_and_nothing_that_a_version_needs
     assert not any(cleaned().values())  # all of it is young
     would = cleaned("--days", 0, "--dry-run")
     assert all(would.values())
+    with space.lock("support", wait_seconds=1), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "LOCK_WAIT", 0.1)
+        assert cleaned("--days", 0, "--dry-run") == would
+        assert call("data", "clean", "--days", 0, "-w", space.root).code == 5  # a job's objects are not yet named
     assert cleaned("--days", 0) == would
     assert not any(cleaned("--days", 0).values())
     assert readable() == before

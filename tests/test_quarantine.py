@@ -78,6 +78,8 @@ def test_what_is_kept_out_is_written_once_with_its_reason_and_content_and_taken_
     assert [line.id for line in lines if isinstance(line, ledger.Release)] == [right.id]
     assert "released from quarantine" in call("history", "support", "-w", space.root).out
     assert not any(row.released for row in quarantine.listed(space, "support") if row.row.id == wrong.id)
+    both = call("quarantine", "release", "support", wrong.id, "--reason", "both", "-w", space.root)
+    assert (both.code, "neither would train. Take that one out: `retrain data erase --request a`" in both.err) == (3, True)
 
 
 def test_a_release_that_cannot_be_says_why(space: Workspace) -> None:

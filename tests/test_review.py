@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from calling import call
 
-from retrain import collecting, quarantine, review, reviewfiles, story, workspace
+from retrain import collecting, quarantine, review, reviewfiles, story, tombstones, workspace
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo
 from retrain.params import load
@@ -18,6 +18,7 @@ from retrain.process import git
 from retrain.records import parse_time, read_examples, write_jsonl
 from retrain.review import Review, answers
 from retrain.reviewfiles import Given, Near, Task
+from retrain.tombstones import Tombstone
 from retrain.workspace import Workspace
 
 END = parse_time("2026-03-02T00:00:00Z")
@@ -144,8 +145,28 @@ def test_a_condition_that_is_none_takes_status_not_down(space: Workspace, monkey
 
 
 def test_a_drawn_request_is_refused_for_it_only_judges() -> None:
-    why = review._wrong(Given("f:2", "r1", "x", None), {"r1"}, 1.0)
+    why = review._wrong(Given("f:2", "r1", "x", None), {"r1"}, set(), 1.0)
     assert why is not None and "audit" in why
+
+
+def test_what_was_erased_is_neither_shown_nor_taken(space: Workspace) -> None:
+    end = END + timedelta(days=2)
+    secret = tombstones.key(space.root, make=True)
+    assert secret is not None
+    user, request = tombstones.keyed(secret, "of r10"), tombstones.keyed(secret, "r11")
+    assert {"r10", "r11"} <= {row.request_id for row in review.queue(space, "support", end)}
+    lines = [Tombstone(at="x", kind=kind, hash=told, key=tombstones.fingerprint(secret))
+             for kind, told in (("user", user), ("request", request))]  # fmt: skip
+    with space.clone("test") as clone:
+        tombstones.add(clone.root, lines)
+        clone.commit([tombstones.FILE], "two tombstones")
+        clone.publish(lambda c: None, tries=1)
+    assert not {"r10", "r11"} & {row.request_id for row in review.queue(space, "support", end)}
+    made = take(space, ("r10", "refund_status", "kim"), ("r11", "refund_status", "kim"), ("r12", "refund_status", "kim"), day=8)
+    assert made.taken == 1
+    assert [problem.partition(": ")[2] for problem in made.problems] == [
+        f"request {name!r} was erased on request: nothing is learned from it" for name in ("r10", "r11")
+    ]
 
 
 def test_the_newest_import_of_each_reviewer_stands() -> None:

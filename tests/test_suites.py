@@ -110,6 +110,7 @@ def test_a_new_version_of_the_suites_is_a_commit_with_a_ledger_line_and_its_file
         (("add", "support", "/no/such", "--reason", "r"), "does not exist"),
         (("add", "support", "{empty}", "--reason", "r"), "holds no rows"),
         (("add", "support", "{other}", "--reason", "r"), "is golden with the answer"),
+        (("add", "support", "{twice}", "--reason", "r"), "has two answers, 'return_item' and 'cancel_order'"),
         (("add", "nobody", "{empty}", "--reason", "r"), "is not in params.yaml"),
     ],
 )
@@ -120,8 +121,10 @@ def test_what_cannot_be_a_change_is_refused_and_nothing_is_pushed(
     label = "return_item" if row.answer != "return_item" else "cancel_order"
     (tmp_path / "empty").write_text("\n\n")
     (tmp_path / "other").write_text(json.dumps({"question": row.question, "answer": label}))
+    twice = [{"question": "both of them", "answer": answer} for answer in ("return_item", "cancel_order")]
+    (tmp_path / "twice").write_text("".join(json.dumps(one) + "\n" for one in twice))
     head = space.remote_head()
-    known = {"id": row.id, "empty": tmp_path / "empty", "other": tmp_path / "other"}
+    known = {"id": row.id, "empty": tmp_path / "empty", "other": tmp_path / "other", "twice": tmp_path / "twice"}
     code, told = suite(space, *(word.format(**known) for word in words))
     assert (code, said in told) == (2, True), told
     assert space.remote_head() == head
