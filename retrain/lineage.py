@@ -7,7 +7,7 @@ cache or remote, at the head of the remote's branch; the checkout of a person pl
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +90,12 @@ def _commit_of(workspace: Workspace, adapter: str, name: str) -> str | None:
     return found.stdout.strip() or None
 
 
-def rows_at(store: Store, adapter: str, commit: str) -> list[Row]:
-    """Every row of a dataset version, by part, file and line."""
+def rows_at(store: Store, adapter: str, commit: str, parts: Collection[str] = tuple(PARTS)) -> list[Row]:
+    """Every row of a dataset version, by part, file and line; `parts` are keys of PARTS."""
     found: list[Row] = []
     changes: list[overlay.Change] = []
-    for part, form in PARTS.items():
-        path = form.format(adapter)
+    for part in parts:
+        path = PARTS[part].format(adapter)
         for name, blob in sorted(store.files(commit, path).items()):
             file = f"{path}/{name}" if name else path
             if file.endswith(".jsonl"):

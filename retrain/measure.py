@@ -15,13 +15,14 @@ import ibis
 from monitoring import drift, judge, quality, trigger
 from monitoring.sources import TYPES, LogTable, Rows
 from monitoring.windows import WEEK, Window, week_before
-from retrain import expectations, jobs, ledger
+from retrain import expectations, jobs, ledger, lineage
 from retrain.answers import Schema, schema_in
 from retrain.errors import ParamsError
 from retrain.params import Params
 from retrain.process import public
-from retrain.records import from_stamp, read_examples, read_folder, stamp
+from retrain.records import from_stamp, stamp
 from retrain.registry import Registry
+from retrain.store import Store
 from retrain.userids import open_logs
 from retrain.workspace import Workspace
 
@@ -123,7 +124,7 @@ class Site:
             rows = self.logs.rows(Window(start, max(end, min(start + WEEK, self._quiet_until(end, window)))))
             if rows.count() >= self.params.drift.min_rows:
                 return rows
-        return _judging_rows(self.workspace.root / "data" / "suites" / self.adapter)
+        return _judging_rows(self.workspace, self.adapter)
 
     def outputs(self, window: Window) -> Rows | None:
         """The champion's own first windows, a week of them at most; None until one has been measured before this one."""
@@ -326,11 +327,10 @@ def _metrics(record: trigger.WindowRecord, now: quality.Quality) -> dict[str, An
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _judging_rows(suites: Path) -> Rows:
-    """The questions of the golden and audit files."""
+def _judging_rows(workspace: Workspace, adapter: str) -> Rows:
+    """The questions of the golden and audit files, as the remote has them: the checkout may be behind."""
     import pandas as pd
 
-    golden = suites / "golden.jsonl"
-    rows = [*read_folder(suites / "audit"), *(read_examples(golden) if golden.exists() else [])]
+    rows = lineage.rows_at(Store(workspace), adapter, workspace.remote_head(), parts=("suites",))
     columns = ["request_id", "prompt"]
     return Rows.of_frame(pd.DataFrame([{"request_id": row.id, "prompt": row.question} for row in rows], columns=columns))

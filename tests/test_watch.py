@@ -110,6 +110,18 @@ def test_the_reference_is_what_led_to_the_retraining_and_then_the_champions_own_
     assert [r.start for r in known._own(days[7])] == [stamp(day.start) for day in days[3:5]]
 
 
+def test_before_there_is_traffic_the_reference_is_what_judges_as_the_remote_has_it(made: Workspace) -> None:
+    send(made, "few", rows(FIRST, 5, "few"))
+    there, away = made.root / "data" / "suites", made.root / "away"
+    rows_there = measure.Site.open(made, "support").inputs(FIRST).frame()
+    there.rename(away)
+    try:
+        rows_away = measure.Site.open(made, "support").inputs(FIRST).frame()
+    finally:
+        away.rename(there)
+    assert len(rows_there) == 400 and set(rows_away["prompt"]) == set(rows_there["prompt"])
+
+
 def test_shares_are_compared_with_the_counts_of_the_champions_first_windows(made: Workspace) -> None:
     days = [Window(FIRST.start + i * DAY, FIRST.end + i * DAY) for i in range(4)]
     first = [
