@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from retrain import gate, stats
-from retrain.checks import Answer, Prediction
+from retrain.case import Answer, Prediction
 from retrain.params import Gates
 from retrain.verdict import ChampionState
 
 GATES = Gates(
-    level=0.05, margin=0.05, min_effect=0.02, min_rows=100, not_measured_max=0.02, floor={}, parse_floor=None, repair=0.5,
-    repair_min_rows=4,
+    metric="right", level=0.05, margin=0.05, min_effect=0.02, min_rows=100, not_measured_max=0.02, floor={},
+    parse_floor=None, repair=0.5, repair_min_rows=4,
 )  # fmt: skip
 SIZES = (200, 500, 1000)
 SUITES = ("audit", "golden", "retained")
@@ -95,6 +95,7 @@ class Bench:
                 arms={
                     "candidate": Answer(answer="yes" if ours else "no", right=bool(ours), parsed=True),
                     "champion": Answer(answer="yes" if theirs else "no", right=bool(theirs), parsed=True),
+                    "base": Answer(answer="none", right=False, parsed=False),
                 },
             )
             for ours in (0, 1)
@@ -123,7 +124,11 @@ class Bench:
             "attempts": tries,
             "rows": dict.fromkeys(SUITES, self.n),
             "suites": dict.fromkeys(SUITES, SHA["suite"]),
-            "evaluated": {"candidate": SHA["adapter"], "champion": SHA["champion"]},
+            "evaluated": {
+                "candidate": SHA["adapter"],
+                "champion": SHA["champion"],
+                "hashes": dict.fromkeys(SUITES, SHA["suite"]),
+            },
         }
         return gate.judge(rows, gates=GATES, state=state, task="classification", bound=bound).promote  # type: ignore[arg-type]
 

@@ -70,12 +70,17 @@ def right(answer: str, expected: str, schema: Schema | None) -> bool | None:
         return answer.strip() == expected.strip()
     if misfit(expected, schema):
         return None
-    return misfit(answer, schema) is None and _canonical(answer) == _canonical(expected)
+    return misfit(answer, schema) is None and spelled(value_of(answer)) == spelled(value_of(expected))
 
 
-def _canonical(text: str) -> str:
-    """One spelling of a JSON value: keys in order, 1.0 as 1; and `true` is not 1, as it is for Python."""
-    return json.dumps(json.loads(text, parse_float=_number), sort_keys=True)
+def value_of(text: str) -> Any:
+    """The JSON value of a text, with 1.0 as 1."""
+    return json.loads(text, parse_float=_number)
+
+
+def spelled(value: Any) -> str:
+    """One spelling of a JSON value, keys in order: `true` is not 1, as it is for Python."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _number(text: str) -> float:

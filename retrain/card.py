@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from retrain.checks import moved, percent, points
+from retrain.figures import moved, percent, points
 from retrain.verdict import Check, Harm, Verdict
 
 Metrics = Mapping[str, Any]  # metrics.json: {"suites": {suite: {"n", "arms": {arm: {"n", "right", "parsed", "measured"}}}}}

@@ -7,19 +7,19 @@ must not depend on what was asked before it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from retrain import base, process, prompts, regression, train
 from retrain import params as params_
-from retrain.answers import SCHEMA, misfit, right
-from retrain.errors import DataError, RetrainError
+from retrain.answers import SCHEMA
+from retrain.errors import DataError
 from retrain.generate import Model
 from retrain.records import (
     Example,
     dumps,
+    file_digest,
     read_examples,
     read_json,
     text_digest,
@@ -28,23 +28,9 @@ from retrain.records import (
     write_jsonl,
     write_text,
 )
+from retrain.scoring import Judge, entry
 
 SUITES = ("golden", "audit", "repair", "retained")
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Says whether an answer is right: the same text for a label, the same JSON for a structured answer."""
-
-    task: str
-    schema: dict[str, Any] | None
-
-    def parsed(self, answer: str, labels: Sequence[str]) -> bool:
-        return answer in labels if self.task == "classification" else misfit(answer, self.schema) is None
-
-    def right(self, answer: str, expected: str) -> bool | None:
-        """None where the expected answer is none itself: nobody can be held to it."""
-        return right(answer, expected, self.schema if self.task == "generation" else None)
 
 
 class Arms:
@@ -139,13 +125,14 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         answers["regression"] = dict(
             enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))
         )
-    _changes_something(answers)
     judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
     copies = _trained_keys([candidate, *([serving] if serving else [])])
     predictions = [_prediction(i, name, row, answers, judge, labels, copies, spec.task) for i, (name, row) in enumerate(rows)]
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
-    return predictions, {"schema": 1, "adapter": adapter, **digests, "suites": summary(predictions)}
+    hashes = {name: file_digest(path) for name in SUITES if (path := out / "suites" / f"{name}.jsonl").exists()}
+    metrics = {"schema": 1, "adapter": adapter, **digests, "hashes": hashes, "suites": summary(predictions)}
+    return predictions, metrics
 
 
 def _suite(path: Path) -> list[Example]:
@@ -173,12 +160,6 @@ def _base_rows(rows: Sequence[tuple[str, Example]], most: int) -> list[int]:
     return chosen
 
 
-def _changes_something(answers: dict[str, dict[int, str]]) -> None:
-    """An adapter whose answers are the base's on every row did not load, or changes nothing: a fault, never a tie."""
-    if all(answers["candidate"][i] == answer for i, answer in answers["base"].items()):
-        raise RetrainError("the candidate answers every row as the base does: it changes nothing; look at the training log")
-
-
 def _trained_keys(folders: Sequence[Path]) -> dict[str, str]:
     return {key: "copy of a training row" for folder in folders for key in read_json(folder / "trained_on.json")}
 
@@ -187,12 +168,7 @@ def _prediction(
     i: int, suite: str, row: Example, answers: dict[str, dict[int, str]], judge: Judge, labels: dict[str, Any],
     copies: dict[str, str], task: str,
 ) -> dict[str, Any]:  # fmt: skip
-    arms = {}
-    for arm, given in answers.items():
-        if i in given:
-            told, parsed = judge.right(given[i], row.answer), judge.parsed(given[i], labels[arm])
-            why = "the expected answer does not fit the output schema" if told is None else None
-            arms[arm] = {"answer": given[i], "right": told, "parsed": parsed, "why": why}
+    arms = {arm: entry(judge, given[i], row.answer, labels[arm]) for arm, given in answers.items() if i in given}
     return {
         "schema": 1,
         "suite": suite,
@@ -222,13 +198,11 @@ def summary(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _scores(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     measured = [a for a in answers if a["right"] is not None]
-    n = max(1, len(measured))
-    return {
-        "n": len(answers),
-        "right": round(sum(a["right"] for a in measured) / n, 6),
-        "parsed": round(sum(a["parsed"] for a in measured) / n, 6),
-        "measured": round(len(measured) / max(1, len(answers)), 6),
-    }
+    shares = {name: [float(a[name]) for a in measured] for name in ("right", "parsed")}
+    for name in dict.fromkeys(name for a in answers for name in a.get("scores", ())):
+        shares[name] = [a["scores"][name] for a in answers if a.get("scores", {}).get(name) is not None]
+    means = {name: round(sum(values) / max(1, len(values)), 6) for name, values in shares.items()}
+    return {"n": len(answers), **means, "measured": round(len(measured) / max(1, len(answers)), 6)}
 
 
 def main(adapter: str) -> None:

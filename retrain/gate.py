@@ -11,15 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from retrain import bounds, overlay
 from retrain import checks as checks_
-from retrain import overlay
 from retrain import params as params_
-from retrain.checks import COMPARED, Case, Prediction
+from retrain.case import COMPARED, SUITES, Case, Prediction
 from retrain.records import dumps, file_digest, lines_of, read_json, read_jsonl, text_digest, write_json, write_text
 from retrain.slices import slices
 from retrain.verdict import ChampionState, Check, Harm, Verdict, read_state, status_of
 
-SUITES = ("audit", "golden", "retained", "repair")
 HASHES = ("adapter", "base", "template", "dataset", "params")  # of `bound`, sha256 hex each; see `binding`
 
 
@@ -34,11 +33,15 @@ def judge(
     problems += _unbound(bound, state, rows)
     if problems:  # nothing can be told from inputs that do not belong together
         return _verdict(state, [_bound_check(problems)], rows, bound, ())
+    changes = bounds.changes(rows)
+    if not changes.passed:
+        return _verdict(state, [_bound_check([]), changes], rows, bound, ())
     counting = {suite: [row for row in rows if row.suite == suite and row.excluded is None] for suite in SUITES}
     reference = "base" if state.purpose == "first" else "champion"
-    case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1)
+    copies: Counter[str] = Counter(row.suite for row in rows if row.excluded is not None)
+    case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1, copies=copies)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
-    checks = [_bound_check([]), *_checks(case, task, repair)]
+    checks = [_bound_check([]), changes, *_checks(case, task, repair)]
     sliced, by_slice = slices(case) if state.purpose != "first" else (None, [])
     checks += [sliced] if sliced else []
     lost = {check.suite: None for check in checks if check.name == "non_inferior" and check.passed is False and check.suite}
@@ -53,11 +56,11 @@ def _checks(case: Case, task: str, repair: bool) -> list[Check]:
     checks = [checks_.superior(case, suite) for suite in better]
     checks += [checks_.non_inferior(case, suite) for suite in no_worse]
     checks += [check for suite in no_worse if suite != "audit" and (check := checks_.anchored(case, suite))]
-    checks += [checks_.floor(case, suite, share, "floor", "right") for suite, share in sorted(floors.items())]
-    checks += [checks_.floor(case, "golden", parse, "parse_floor", "parsed")] if parse is not None else []
-    checks += [checks_.floor(case, "repair", case.gates.repair, "repair", "right")] if repair else []
+    checks += [bounds.floor(case, suite, share, "floor", case.metric) for suite, share in sorted(floors.items())]
+    checks += [bounds.floor(case, "golden", parse, "parse_floor", "parsed")] if parse is not None else []
+    checks += [bounds.floor(case, "repair", case.gates.repair, "repair", case.metric)] if repair else []
     touched = {check.suite for check in checks}
-    return checks + [checks_.measured(case, suite, suite in (*better, *no_worse)) for suite in SUITES if suite in touched]
+    return checks + [bounds.measured(case, suite) for suite in SUITES if suite in touched]
 
 
 def _verdict(
@@ -117,8 +120,14 @@ def _unbound(bound: dict[str, Any], state: ChampionState, rows: list[Prediction]
 
 def _other_suites(bound: dict[str, Any], rows: list[Prediction]) -> list[str]:
     hashes, counts = bound.get("suites") or {}, bound.get("rows") or {}
+    evaluated = (bound.get("evaluated") or {}).get("hashes") or {}
     answered = Counter(row.suite for row in rows)
     problems = [f"suite {suite} has no hash" for suite in answered if not _is_hash(hashes.get(suite))]
+    problems += [
+        f"suite {suite} is not the file that was evaluated: run dvc repro"
+        for suite in answered
+        if evaluated.get(suite, "missing") != hashes.get(suite)
+    ]
     return problems + [
         f"{answered[suite]} rows of {suite} were evaluated, the suite has {counts.get(suite)}: run dvc repro"
         for suite in sorted({*answered, *counts})
@@ -157,7 +166,7 @@ def binding(out: Path, state: ChampionState, rules: dict[str, Any]) -> dict[str,
         "champion": state.digest,
         "attempts": state.earlier(adapter),
         "params": text_digest(dumps(rules, sort_keys=True)),
-        "evaluated": {"candidate": metrics.get("candidate"), "champion": metrics.get("champion")},
+        "evaluated": {name: metrics.get(name) for name in ("candidate", "champion", "hashes")},
     }
 
 

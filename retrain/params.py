@@ -211,6 +211,7 @@ class Evaluate(Section):
 
 
 class Gates(Section):
+    metric: Literal["right", "fields", "token_f1", "chrf"]
     level: Annotated[float, Field(gt=0, lt=0.5)]
     margin: Annotated[float, Field(gt=0, lt=1)]
     min_effect: Share
@@ -304,7 +305,9 @@ def parse(text: str, where: str) -> Params:
 def _checked(data: dict[str, Any], where: str) -> Params:
     params = validated(data, where)
     for name in params.adapters:
-        _can_be_first(params.of(name), f"{where}, adapter {name}")  # what cannot hold is said now, not at night
+        own, whose = params.of(name), f"{where}, adapter {name}"  # what cannot hold is said now, not at night
+        _can_be_first(own, whose)
+        _has_its_metric(own.gates.metric, own.adapter(name), whose)
     return params
 
 
@@ -316,6 +319,14 @@ def _can_be_first(params: Params, where: str) -> None:
             f"{where}: evaluate.base_rows is {asked}, gates.min_rows is {needed}: a first candidate is judged on the rows that "
             "the base is asked too, so none could ever pass: raise evaluate.base_rows or lower gates.min_rows"
         )
+
+
+def _has_its_metric(metric: str, spec: Adapter, where: str) -> None:
+    lacks = {"fields": None if spec.output else "a JSON schema in `output`"}.get(metric)
+    if metric != "right" and spec.task == "classification":
+        lacks = "task generation: labels are right or wrong"
+    if lacks:
+        raise ParamsError(f"{where}: gates.metric is {metric}, which needs {lacks}: set it to right")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any
 from monitoring.failures import drawn
 from monitoring.windows import Window
 from retrain.errors import DataError
-from retrain.evaluate import Judge
 from retrain.generate import Answer, Model
 from retrain.records import Message, read_jsonl, write_jsonl
+from retrain.scoring import Judge
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from retrain import stats
-from retrain.checks import COMPARED, EXAMPLES, Case, Pair, Prediction, points, rounded
+from retrain.case import COMPARED, Case, Pair, Prediction, mean, rows_lost
+from retrain.checks import EXAMPLES, paired
+from retrain.figures import points, rounded
 from retrain.verdict import Check, Harm
 
 MOST = 3  # harmed slices that a refusal names
@@ -21,7 +23,8 @@ def slices(case: Case) -> tuple[Check | None, list[Harm]]:
     """(the check, what each harmed slice lost); no check where no compared row carries a slice.
 
     A slice's rows of all compared suites are pooled, one a cluster; "the candidate is worse" is tested by McNemar's exact
-    test, at gates.level over all slices together (Holm). As in every paired test, a row that was not measured is lost.
+    test, at gates.level over all slices together (Holm). As in every paired test, a row that was not measured is lost; a suite
+    of which too many were not tells nothing.
     """
     pooled = _pooled(case)
     found = _by_slice(pooled)
@@ -34,13 +37,12 @@ def slices(case: Case) -> tuple[Check | None, list[Harm]]:
     harmed = [name for p, name in ranked if p <= level]
     p, worst = ranked[0]
     (won, lost), n = counts[worst], len(found[worst])
-    low, high = stats.tango_interval(won, lost, n, level=level)
     why = f"{len(names)} slices of {len(pooled)} rows: "
     why += "; ".join(_told(name, found[name]) for name in harmed[:MOST]) if harmed else _quiet(worst, won, lost, n, p)
     shared = "; ".join(filter(None, (_shared(name, found[name], pooled) for name in harmed[:MOST])))
     check = Check(
-        name="slices", role="deterioration", slice=_title(worst), n=n, won=won, lost=lost, difference=rounded((won - lost) / n),
-        interval=(rounded(low), rounded(high)), p=rounded(p), level=level, passed=not harmed, why=why, shared=shared,
+        name="slices", role="deterioration", slice=_title(worst), metric=case.metric,
+        **paired(found[worst], case.metric, level), p=rounded(p), passed=not harmed, why=why, shared=shared,
     )  # fmt: skip
     return check, [harm for name in harmed for harm in _harm(name, found[name])]
 
@@ -49,7 +51,7 @@ Name = tuple[str, str]  # column and value
 
 
 def _pooled(case: Case) -> list[Pair]:
-    suites = dict.fromkeys(suite for group in COMPARED[case.state.purpose] for suite in group)
+    suites = [s for s in dict.fromkeys(s for group in COMPARED[case.state.purpose] for s in group) if not case.unmeasured(s)]
     first: dict[str, Pair] = {}
     for pair in sorted((pair for suite in suites for pair in case.paired[suite]), key=lambda pair: (pair[0].id, pair[0].suite)):
         first.setdefault(pair[0].cluster, pair)
@@ -66,12 +68,11 @@ def _by_slice(pooled: Sequence[Pair]) -> dict[Name, list[Pair]]:
 
 
 def _counts(rows: Sequence[Pair]) -> tuple[int, int]:
-    return stats.discordant([ours for _, ours, _ in rows], [theirs for _, _, theirs in rows])
+    return stats.discordant([pair.ours for pair in rows], [pair.theirs for pair in rows])
 
 
 def _loss(rows: Sequence[Pair]) -> float:
-    won, lost = _counts(rows)
-    return (lost - won) / len(rows)
+    return mean([pair.theirs - pair.ours for pair in rows])
 
 
 def _title(name: Name) -> str:
@@ -80,7 +81,7 @@ def _title(name: Name) -> str:
 
 def _told(name: Name, rows: Sequence[Pair]) -> str:
     won, lost = _counts(rows)
-    gone = [row for row, ours, theirs in rows if theirs and not ours]
+    gone = rows_lost(rows)
     suites = Counter(row.suite for row in gone)
     where = ", ".join(f"{n} of {suite}" for suite, n in sorted(suites.items()))
     return f"{_title(name)} lost {points(_loss(rows))} ({lost} rows lost: {where}; {won} won, of {len(rows)})"
@@ -88,7 +89,7 @@ def _told(name: Name, rows: Sequence[Pair]) -> str:
 
 def _shared(name: Name, rows: Sequence[Pair], pooled: Sequence[Pair]) -> str:
     """What the lost rows of a slice have in common."""
-    gone = [row for row, ours, theirs in rows if theirs and not ours]
+    gone = rows_lost(rows)
     found = [*_answered(gone), *_words([row.question for row in gone], [row.question for row, _, _ in pooled])]
     return f"those of {_title(name)} share {' and '.join(found)}" if found else ""
 
@@ -125,9 +126,9 @@ def _quiet(name: Name, won: int, lost: int, n: int, p: float) -> str:
 def _harm(name: Name, rows: Sequence[Pair]) -> list[Harm]:
     """What the slice lost, suite by suite."""
     found = []
-    for suite in sorted({row.suite for row, ours, theirs in rows if theirs and not ours}):
+    for suite in sorted({row.suite for row in rows_lost(rows)}):
         ours_ = [pair for pair in rows if pair[0].suite == suite]
         won, lost = _counts(ours_)
-        ids = tuple(row.id for row, ours, theirs in ours_ if theirs and not ours)[:EXAMPLES]
+        ids = tuple(row.id for row in rows_lost(ours_))[:EXAMPLES]
         found.append(Harm(suite=suite, label=_title(name), lost=lost, won=won, n=len(ours_), rows=ids))
     return found

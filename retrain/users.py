@@ -9,10 +9,10 @@ from pathlib import Path
 from monitoring.windows import Window
 from retrain import release, simulate
 from retrain.answers import schema_of
-from retrain.evaluate import Judge
 from retrain.generate import Model
 from retrain.ledger import Promotion
 from retrain.records import read_json
+from retrain.scoring import Judge
 from retrain.workspace import Workspace
 
 

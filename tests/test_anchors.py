@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_gate import SHA, failing, good, judge, right, suite
+from tables import SHA, failing, good, judge, right, suite
 
 from retrain import gate, jobs
 from retrain.card import one_line

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_gate import Rows, good, judge, right, suite
+from tables import Rows, good, judge, right, suite
 
 from retrain.bars import plot
 from retrain.card import card, one_line, plain_lines

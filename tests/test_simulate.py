@@ -11,9 +11,9 @@ from calling import call
 from monitoring.windows import of_interval
 from retrain import simulate
 from retrain.errors import DataError
-from retrain.evaluate import Judge
 from retrain.generate import Answer
 from retrain.records import read_json
+from retrain.scoring import Judge
 
 TIMES = ("--start", "2026-03-02T00:00:00Z", "--end", "2026-03-03T00:00:00Z")
 ROOT = Path(__file__).parents[1]

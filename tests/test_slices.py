@@ -1,6 +1,6 @@
 """What one label, or one value of another column, lost."""
 
-from test_gate import Rows, failing, judge, right, suite
+from tables import Rows, failing, judge, right, suite
 
 from retrain.card import card, one_line
 from retrain.records import dumps

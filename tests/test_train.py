@@ -9,9 +9,10 @@ import pytest
 from retrain import base, fused, prompts, steps, train
 from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
-from retrain.evaluate import Arms, Judge
+from retrain.evaluate import Arms
 from retrain.generate import Model
 from retrain.records import Example, read_json
+from retrain.scoring import Judge
 
 LABELS = ("order status", "refund card", "refund order")
 

@@ -3,7 +3,7 @@
 import json
 import random
 
-from test_gate import Rows, drawn, judge, suite
+from tables import Rows, drawn, judge, suite
 
 CANDIDATES = 200
 

@@ -1,0 +1,62 @@
+"""The checks that hold the candidate to an absolute bound, one line each. PURE."""
+
+from retrain import stats
+from retrain.case import Case, Prediction, mean
+from retrain.checks import untold
+from retrain.figures import percent, rounded
+from retrain.metrics import said
+from retrain.verdict import Check
+
+
+def floor(case: Case, suite: str, threshold: float, name: str, metric: str) -> Check:
+    """The mean over all rows; an answer that is not measured, or not parsed, is none at all."""
+    why_not = case.why_not(suite, case.needed(suite))
+    if why_not:
+        return untold(name, "quality", suite, why_not)
+    values = [_value(row, metric) for row in case.rows[suite]]
+    share, n, level = mean(values), len(values), case.gates.level
+    counted = metric in ("right", "parsed")
+    low, high = stats.wilson(round(sum(values)), n, level=level) if counted else stats.bca_interval(values, level=level)
+    kind = {"right": "are right", "parsed": "fit the output schema"}.get(metric)
+    scored = f"{round(sum(values))} of {n} answers {kind} ({percent(share)})" if kind else f"{said(metric, share)}, of {n} rows"
+    return Check(
+        name=name, role="quality", suite=suite, metric=metric, candidate=rounded(share), n=n,
+        interval=(rounded(low), rounded(high)), level=level, threshold=threshold,
+        passed=share >= threshold - 1e-12, why=f"{suite}: {scored}, at least {percent(threshold)} needed",
+    )  # fmt: skip
+
+
+def _value(row: Prediction, metric: str) -> float:
+    if metric == "parsed":
+        return float("candidate" in row.arms and row.arms["candidate"].parsed is True)
+    return row.score("candidate", metric) or 0.0
+
+
+def measured(case: Case, suite: str) -> Check:
+    """Rows that could not be scored count against the candidate above; too many of them, and the suite tells nothing."""
+    why_not = case.too_few(suite, case.needed(suite))
+    if why_not:
+        return untold("measured", "quality", suite, why_not)
+    n, missing = len(case.rows[suite]), case.missing[suite]
+    share, most = missing / n, case.gates.not_measured_max
+    why = f"{missing} of {n} rows of {suite} could not be scored for an arm ({percent(share)}, at most {percent(most)})"
+    why += ", and count against the candidate" if missing and case.compared(suite) else ""
+    why += "" if share <= most else ": `why` of these rows in predictions.jsonl says what to mend"
+    return Check(
+        name="measured", role="quality", suite=suite, metric="not measured", candidate=rounded(share), n=n, threshold=most,
+        passed=True if share <= most else None, why=why,
+    )  # fmt: skip
+
+
+def changes(rows: list[Prediction]) -> Check:
+    """An adapter whose answers are the base's on every row did not load, or learned nothing: no tie, nothing was evaluated."""
+    both = [row for row in rows if {"candidate", "base"} <= set(row.arms)]
+    other = sum(row.arms["candidate"].answer != row.arms["base"].answer for row in both)
+    if not both:
+        why = "no row was asked of both the candidate and the base, so nobody knows that the adapter loaded: run dvc repro"
+    elif not other:
+        why = f"the candidate answers all {len(both)} rows as the base does: it did not load, or learned nothing; look at the "
+        why += "losses in its training log (MLflow), and at train.learning_rate and train.epochs"
+    else:
+        why = f"the candidate answers {other} of {len(both)} rows otherwise than the base"
+    return Check(name="changes", role="quality", metric="answers", n=len(both), passed=True if other else None, why=why)
