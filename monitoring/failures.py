@@ -88,7 +88,8 @@ def failure_cases(
     rate = audit_rate if doubt is None else 0.0
     answered = reviewed.answers if reviewed else {}
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, rate))
-    for row in _records(selector.told(failed)):
+    fetched = _fetched(selector.told(failed))
+    for row in fetched.rows:
         correction = _text(row.get("correction"))
         judges = drawn(row["request_id"], audit_rate)
         if judges and (correction is None or not _text(row.get("prompt")) or misfit(correction, schema)):
@@ -107,7 +108,9 @@ def failure_cases(
         cases.append(_case(row, example, judges))
         examples += [] if judges else [example]
     suspected = doubt(cases) if doubt else {}
-    said, disputed, confirmed = _of_reviews(reviewed, audit_rate, selector, labels, seen, collected)
+    answered_rows = _answered(reviewed, audit_rate, selector)
+    said, disputed, confirmed = _of_reviews(answered_rows.rows, reviewed, selector, labels, seen, collected)
+    bad += {row.id: row for row in (*fetched.unsearched, *answered_rows.unsearched)}.values()
     repeated = {(row.origins[0].request_id, row.id) for row in said}
     examples = [row for row in examples if (row.origins[0].request_id, row.id) not in repeated]
     contradicted = [row for row in examples if row.origins[0].request_id in confirmed]
@@ -126,13 +129,16 @@ def failure_cases(
     return Collection(known, held, _new_labels(held), waiting, bad + disputed + quarantined, frozenset(suspected))
 
 
+def _answered(reviewed: Reviewed | None, audit_rate: float, selector: Selector) -> "_Fetched":
+    return _fetched(selector.told(reviewed.rows.where(lambda t: ~_drawn(t, audit_rate)))) if reviewed else _Fetched([], [])
+
+
 def _of_reviews(
-    reviewed: Reviewed | None, audit_rate: float, selector: Selector, labels: tuple[str, ...], seen: set[tuple[str, str]],
-    collected: str,
+    rows: list[dict[str, Any]], reviewed: Reviewed | None, selector: Selector, labels: tuple[str, ...],
+    seen: set[tuple[str, str]], collected: str,
 ) -> tuple[list[Example], list[Quarantined], dict[str, str]]:  # fmt: skip
     """(examples, those that contradict what was collected of the same request before, request -> the response it confirmed)."""
     before, fresh, disputed, confirmed = dict(sorted(seen)), [], [], {}
-    rows = _records(selector.told(reviewed.rows.where(lambda t: ~_drawn(t, audit_rate)))) if reviewed else []
     for row in rows:
         request, response = row["request_id"], _text(row.get("response")) or ""
         answers = reviewed.answers.get(request, ()) if reviewed else ()
@@ -197,11 +203,27 @@ def waiting(rows: "Rows", *, audit_rate: float, selector: Selector) -> list[Wait
     return sorted(found, key=lambda row: (-len(row.reasons), row.timestamp, row.request_id))
 
 
-def _records(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> list[dict[str, Any]]:
-    """Rows as dicts, with their reasons where they have any, missing values as None."""
+@dataclass(frozen=True)
+class _Fetched:
+    """Rows as dicts, with their reasons where they have any, missing values as None; and those that could not be searched."""
+
+    rows: list[dict[str, Any]]
+    unsearched: list[Quarantined]
+
+
+def _fetched(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> _Fetched:
     reasons = [name for name in rows.expr.columns if name.startswith(WHY)]
-    kept = rows.frame([*columns, *reasons]).astype(object)
-    return [dict(row) for row in kept.where(kept.notna(), None).to_dict("records")]
+    found = rows.fetch([*columns, *reasons])
+    kept = found.frame.astype(object)
+    unsearched = [
+        Quarantined(request_id=row.request_id, kind="personal_data", reason=row.reason, where=row.where)
+        for row in found.unsearched
+    ]
+    return _Fetched([dict(row) for row in kept.where(kept.notna(), None).to_dict("records")], unsearched)
+
+
+def _records(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> list[dict[str, Any]]:
+    return _fetched(rows, columns).rows
 
 
 def _text(value: Any) -> str | None:

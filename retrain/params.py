@@ -16,6 +16,7 @@ from retrain.errors import ParamsError
 from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
+from retrain.scrub_rules import Scrub
 from retrain.sections import Judge, Section, Synthesize
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,8 +25,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
 SECTIONS = (
-    *("logs", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate", "gates"),
-    *("promotion", "notify"),
+    *("logs", "scrub", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate"),
+    *("gates", "promotion", "notify"),
 )
 
 
@@ -239,6 +240,7 @@ class Params(Section):
     bases: dict[Name, Base]
     adapters: dict[Name, Adapter]
     logs: Logs
+    scrub: Scrub
     window: Window
     drift: Drift
     quality: Quality

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain import tombstones
 from retrain.params import Params
+from retrain.scrub import Scrubber
 from retrain.workspace import ORIGIN, Workspace
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def _warn() -> None:
 
 
 def open_logs(workspace: Workspace, params: Params, adapter: str) -> "LogTable":
-    """The log table of an adapter, of which rows hold what may be kept of a user id; `params`: those of this adapter."""
+    """The log table of an adapter, of which rows hold what may be kept of them: user ids as hashes, and placeholders for
+    personal data and secrets; `params`: those of this adapter."""
     from monitoring import sources
 
-    return sources.open_logs(params.logs, root=workspace.root, adapter=adapter, users=UserIds.of(workspace))
+    privacy = sources.Privacy(UserIds.of(workspace), Scrubber(params.scrub))
+    return sources.open_logs(params.logs, root=workspace.root, adapter=adapter, privacy=privacy)

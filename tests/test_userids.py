@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitoring.sources import open_logs
+from monitoring.sources import Privacy, open_logs
 from retrain import params as params_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import write_jsonl
@@ -74,7 +74,7 @@ def test_rows_and_samples_of_the_logs_hold_the_hash(space: Workspace) -> None:
     from monitoring.windows import of_interval
 
     ids = UserIds.of(space)
-    logs = open_logs(space.params.logs, root=space.root, adapter="support", users=ids)
+    logs = open_logs(space.params.logs, root=space.root, adapter="support", privacy=Privacy(users=ids))
     rows = logs.rows(of_interval("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z"))
     frames: list[pd.DataFrame] = [rows.frame(), rows.frame(["user_id"]), rows.where(lambda t: t.prompt == "p").sample(9, "")]
     assert [sorted(map(str, frame["user_id"])) for frame in frames] == [sorted(["None", str(ids("ann"))])] * 3

@@ -20,19 +20,19 @@ from monitoring.sources.databases import (
 from monitoring.sources.engines import Engine, Postgres, Spark, md5
 from monitoring.sources.files import Folder, connect, open_files
 from monitoring.sources.mapping import COLUMNS, TYPES, Places, of_feedback, of_logs
-from monitoring.sources.rows import BadRow, Rows, Source, Users
+from monitoring.sources.rows import RAW, BadRow, Privacy, Rows, Source
 from monitoring.sources.table import Counts, LogTable
 from monitoring.sources.traces import TRACES, export
 from retrain.errors import ParamsError
 from retrain.params import Logs
 
-__all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Rows", "md5", "open_logs"]
+__all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Privacy", "Rows", "md5", "open_logs"]
 
 
-def open_logs(logs: Logs, *, root: Path, adapter: str, users: Users = None) -> LogTable:
+def open_logs(logs: Logs, *, root: Path, adapter: str, privacy: Privacy = RAW) -> LogTable:
     """The log table that params `logs` describes, for one adapter; nothing is fetched yet.
 
-    `users` says what is kept of a user id (`retrain.userids`); without it rows hold it as it is logged.
+    `privacy` says what of a row may be fetched (`retrain.userids.open_logs` has it); without it rows are as they are logged.
 
     Raises DataError where there is no such file, table or column, ParamsError where mapping, zone or address is not known.
     """
@@ -50,7 +50,7 @@ def open_logs(logs: Logs, *, root: Path, adapter: str, users: Users = None) -> L
                 " so both must be files, or tables of one PostgreSQL database, or Spark"
             )
         feedback = _open(uri, root, canon, of_feedback(logs, logs.feedback), "feedback")
-    return LogTable(source, feedback, adapter, users)
+    return LogTable(source, feedback, adapter, privacy)
 
 
 def _store(uri: str) -> str:

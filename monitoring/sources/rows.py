@@ -18,9 +18,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WIDEST = timedelta(hours=16)  # no zone is further from UTC
+# Texts of a row in the order in which they are searched: what is said of a value in the first is said of it in the others, so
+# the first are always searched together.
+SPOKEN = ("prompt", "response", "correction", "audit_label")
+TOLD = ("finish_reason", "messages", "metadata")
 
 
-Users = Callable[[Any], str | None] | None
+@dataclass(frozen=True)
+class Privacy:
+    """What of a row may leave the engine: of a user id, and of its texts (retrain.scrub). None: as it is logged."""
+
+    users: Callable[[Any], str | None] | None = None
+    scrub: Callable[[list[dict[str, Any]]], Sequence[Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Unsearched:
+    """A row whose content is not to be kept, for what searches it for personal data failed; never what it says."""
+
+    request_id: str
+    where: str | None  # file:line
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Rows that were fetched, and those of them that are missing."""
+
+    frame: "pd.DataFrame"
+    unsearched: tuple[Unsearched, ...] = ()
+
+
+RAW = Privacy()
 
 
 class BadRow(BaseModel):
@@ -84,10 +113,10 @@ def _hint(times: list[Cell], start: datetime, end: datetime) -> Any | None:
 class Rows:
     """Rows with COLUMNS, each request once: an Ibis expression `expr`, which stays in the engine until something is asked."""
 
-    def __init__(self, expr: Any, engine: Engine, users: Users = None) -> None:
+    def __init__(self, expr: Any, engine: Engine, privacy: Privacy = RAW) -> None:
         self.expr = expr
         self.engine = engine
-        self.users = users  # what is fetched of a user id; None: as it is logged
+        self.privacy = privacy
 
     @classmethod
     def of_frame(cls, frame: "pd.DataFrame") -> "Rows":
@@ -113,8 +142,8 @@ class Rows:
         return self.like(self.expr.filter(predicate(self.expr)))
 
     def like(self, expr: Any) -> "Rows":
-        """Another expression over them, from the same engine and with what is kept of a user id."""
-        return Rows(expr, self.engine, self.users)
+        """Another expression over them, from the same engine, of which as little may be kept."""
+        return Rows(expr, self.engine, self.privacy)
 
     def within(self, window: Window) -> "Rows":
         return self.where(lambda t: (t.timestamp >= window.start) & (t.timestamp < window.end))
@@ -123,23 +152,51 @@ class Rows:
         return int(self.engine.run(self.expr.count()))
 
     def sample(self, n: int, salt: str) -> "pd.DataFrame":
-        """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine."""
+        """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine. Rows that cannot be
+        searched for personal data are missing."""
         ordered = self.expr.mutate(draw=md5(ibis.literal(salt) + self.expr.request_id))
         chosen = ordered.order_by("draw", "request_id").limit(n)
-        return self._fetched(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS)
+        return self._private(self.engine.run(chosen).sort_values(["draw", "request_id"]), COLUMNS).frame
 
     def frame(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
-        """All of them, by timestamp, then request_id: for few rows."""
-        wanted = list(columns or COLUMNS)
-        needed = list(dict.fromkeys([*wanted, "timestamp", "request_id"]))
-        return self._fetched(self.engine.run(self.expr.select(*needed)).sort_values(["timestamp", "request_id"]), wanted)
+        """All of them, by timestamp, then request_id: for few rows. Rows that cannot be searched are missing."""
+        return self.fetch(columns or COLUMNS).frame
 
-    def _fetched(self, frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
+    def fetch(self, columns: Sequence[str]) -> Fetched:
+        """The same, and which rows are missing."""
+        scrubbed = SPOKEN if self.privacy.scrub and set(columns) & {*SPOKEN, *TOLD} else ()
+        needed = dict.fromkeys([*columns, "timestamp", "request_id", *scrubbed, *(["file", "line"] if scrubbed else [])])
+        asked = [name for name in needed if name in self.expr.columns]
+        return self._private(self.engine.run(self.expr.select(*asked)).sort_values(["timestamp", "request_id"]), columns)
+
+    def _private(self, frame: "pd.DataFrame", columns: Sequence[str]) -> Fetched:
+        """What may be kept of rows: `columns` of it."""
+        frame, unsearched = _scrubbed(frame.reset_index(drop=True), self.privacy.scrub)
         frame = _tidy(frame, columns)
-        if self.users is not None and "user_id" in columns:
-            frame["user_id"] = frame["user_id"].map(self.users).astype(object)
+        if self.privacy.users is not None and "user_id" in columns:
+            frame["user_id"] = frame["user_id"].map(self.privacy.users).astype(object)
             frame["user_id"] = frame["user_id"].where(frame["user_id"].notna(), None)
-        return frame
+        return Fetched(frame, unsearched)
+
+
+def _scrubbed(
+    frame: "pd.DataFrame", scrub: Callable[[list[dict[str, Any]]], Sequence[Any]] | None
+) -> "tuple[pd.DataFrame, tuple[Unsearched, ...]]":
+    """The rows with their texts scrubbed together, so that one value is one placeholder in all columns."""
+    names = [name for name in (*SPOKEN, *TOLD) if name in frame]
+    if scrub is None or not names:
+        return frame, ()
+    made = scrub(frame[names].astype(object).to_dict("records"))
+    unsearched = tuple(
+        Unsearched(str(row["request_id"]), f"{row['file']}:{row['line']}" if row.get("file") else None, one.why)
+        for one, row in zip(made, frame.to_dict("records"), strict=True)
+        if one.row is None
+    )
+    kept = frame[[one.row is not None for one in made]].copy()
+    rows = [one.row for one in made if one.row is not None]
+    for name in names:
+        kept[name] = [row[name] for row in rows]
+    return kept, unsearched
 
 
 def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from monitoring.sources.engines import Engine
 from monitoring.sources.mapping import COLUMNS, JUDGED, TYPES, UTC
-from monitoring.sources.rows import BadRow, Rows, Source, Users
+from monitoring.sources.rows import RAW, BadRow, Privacy, Rows, Source
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
 
@@ -57,7 +57,7 @@ class LogTable:
     source: Source
     feedback: Source | None
     adapter: str
-    users: Users = None
+    privacy: Privacy = RAW
     _windows: dict[tuple[int, Window], _Window] = field(default_factory=dict, repr=False)
 
     def rows(self, window: Window) -> Rows:
@@ -65,7 +65,7 @@ class LogTable:
 
         A request that stands there more than once is its row with the newest feedback_at, else the last one.
         """
-        return Rows(self._judged(self._window(window).once.expr, None), self.engine, self.users)
+        return Rows(self._judged(self._window(window).once.expr, None), self.engine, self.privacy)
 
     def known(self, before: datetime, since: datetime | None = None) -> Rows:
         """Requests of any time whose feedback became known in [since, before), with that feedback."""
@@ -73,12 +73,12 @@ class LogTable:
             if time is not None and time.tzinfo is None:
                 raise ParamsError(f"{name} is {time.isoformat()} without a time zone: add Z for UTC, or an offset")
         good = self._mine(self.source.scan()).filter(~_.bad)
-        return Rows(self._once(self._judged(good, (since, before))).expr, self.engine, self.users)
+        return Rows(self._once(self._judged(good, (since, before))).expr, self.engine, self.privacy)
 
     def requests(self, ids: Sequence[str]) -> Rows:
         """These requests, with all feedback that the store has by now."""
         good = self._mine(self.source.scan()).filter(~_.bad & _.request_id.isin(["", *ids]))  # no id is blank
-        return Rows(self._judged(self._once(good).expr, None), self.engine, self.users)
+        return Rows(self._judged(self._once(good).expr, None), self.engine, self.privacy)
 
     def counts(self, window: Window, late: int = 0) -> Counts:
         """How all rows of the table fall for one window; `late` is how many of the others came late to earlier ones.
@@ -186,8 +186,7 @@ class LogTable:
             rows = _joined(rows, self._newest(known))
             if known is not None:
                 rows = rows.filter(rows.feedback_at.notnull())
-        kept = [*COLUMNS, *(["file", "line"] if known is not None else [])]
-        return rows.select(*kept)
+        return rows.select(*COLUMNS, "file", "line")
 
     def _newest(self, known: tuple[datetime | None, datetime] | None) -> Any:
         """The second table, one row a request: of each column the newest value that is there."""

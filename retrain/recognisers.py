@@ -1,0 +1,185 @@
+"""The only Presidio file: what looks like personal data or a secret in one text, without a model unless one is named.
+
+Presidio's recognisers are asked one by one, each only where its gate (`scrub_rules`, `keyformats`) lets a text through: what a
+gate holds back none of them finds, which tests hold against the plain analyzer. What scores below MIN is not believed.
+"""
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from retrain.errors import ParamsError, RetrainError
+from retrain.keyformats import FIELD_GATE, FORMATS
+from retrain.scrub_rules import NAMED, PATTERNS, Scrub
+
+MIN = 0.4  # a phone number always scores this; below are patterns that any nine digits match
+HEAVY = ("torch", "transformers", "stanza")  # 20 s and 440 MB in place of 3 s and 110 MB, and none of them is used
+PUNCTUATION = r"[\Wx\u30FC]{0,4}"  # between two digits of a phone number, and more
+ABROAD = 4 + 2 + 2  # digits of the shortest number of another country, behind its code and the prefix for it
+
+
+class Failed(RetrainError):
+    """A recogniser could not tell: what it was looking at is not to be kept. The message has no text of a user."""
+
+
+class Span(NamedTuple):
+    """text[start:end] is of this kind."""
+
+    start: int
+    end: int
+    kind: str
+
+
+class Recogniser(NamedTuple):
+    kind: str
+    gate: re.Pattern[str]
+    find: Callable[[str], list[Any]]  # results of Presidio
+
+
+class Finder:
+    """Finds spans in texts; one is made for params scrub and kept."""
+
+    def __init__(self, rules: Scrub) -> None:
+        self.recognisers = tuple(_recognisers(rules))
+        gates = {one.gate.pattern: None for one in self.recognisers}
+        gates |= {FIELD_GATE: None} if "secret" in rules.kinds else {}
+        self.gate = re.compile("|".join(gates) if gates else r"(?!)")
+
+    def __call__(self, text: str) -> list[Span]:
+        """Spans in order that do not overlap: where two do, they are one, of the kind that began it. Failed, without a word of
+        the text, where a recogniser raised or took too long."""
+        found = [
+            Span(one.start, one.end, recogniser.kind)
+            for recogniser in self.recognisers
+            if recogniser.gate.search(text)
+            for one in _asked(recogniser, text)
+            if one.score >= MIN
+        ]
+        spans: list[Span] = []
+        for span in sorted(found, key=lambda span: (span.start, -span.end)):
+            if spans and span.start < spans[-1].end:
+                spans[-1] = spans[-1]._replace(end=max(spans[-1].end, span.end))
+            else:
+                spans.append(span)
+        return spans
+
+
+@functools.cache
+def _finder(rules: str) -> Finder:
+    return Finder(Scrub.model_validate_json(rules))
+
+
+def finder(rules: Scrub) -> Finder:
+    """The same one for the same rules; ParamsError where Presidio or the model is not installed."""
+    return _finder(rules.model_dump_json())
+
+
+def _asked(recogniser: Recogniser, text: str) -> list[Any]:
+    try:
+        return recogniser.find(text)
+    except TimeoutError:
+        raise Failed(f"the recogniser of {recogniser.kind} took too long") from None
+    except Exception as error:  # whatever it is, the text may be in its words
+        raise Failed(f"the recogniser of {recogniser.kind} raised {type(error).__name__}") from None
+
+
+class _Loud:
+    """In place of Presidio's loggers: a pattern that timed out is a warning there, and nothing found; what it could not read
+    it quotes."""
+
+    def warning(self, *_args: Any, **_kwargs: Any) -> None:
+        raise TimeoutError
+
+    def debug(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    info = error = exception = debug
+
+
+# --- what they are made of
+
+
+def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
+    if not rules.kinds and not rules.patterns:
+        return
+    presidio = _presidio(rules.seconds)
+    known = presidio.predefined_recognizers
+    for kind in rules.kinds:
+        if kind in PATTERNS:
+            yield _recogniser(kind, PATTERNS[kind].gate, getattr(known, PATTERNS[kind].recogniser)())
+        elif kind == "phone":
+            for region in rules.regions:
+                yield _recogniser(kind, _phone_gate(region), known.PhoneRecognizer(supported_regions=(region,)))
+        elif kind == "secret":
+            for gate, pattern in FORMATS:
+                yield _recogniser(kind, gate, _own(presidio, kind, pattern))
+    for kind, pattern in rules.patterns.items():
+        yield _recogniser(kind, "", _own(presidio, kind, pattern))
+    if rules.model is not None:
+        yield from _named(presidio, rules)
+
+
+def _recogniser(kind: str, gate: str, recogniser: Any) -> Recogniser:
+    return Recogniser(kind, re.compile(gate), lambda text: recogniser.analyze(text, recogniser.supported_entities, None))
+
+
+def _own(presidio: Any, kind: str, pattern: str) -> Any:
+    made = presidio.Pattern(kind, pattern, 1.0)
+    return presidio.PatternRecognizer(supported_entity=kind.upper(), patterns=[made], global_regex_flags=0)
+
+
+def _phone_gate(region: str) -> str:
+    """As many digits in a row as the shortest number there has, or one from abroad; behind a plus of any country."""
+    from phonenumbers import PhoneMetadata
+
+    known = PhoneMetadata.metadata_for_region(region)
+    if known is None or known.general_desc is None:
+        raise ParamsError(f"scrub.regions (params.yaml) has {region!r}, no known region: use ISO codes such as US, GB, DE")
+    least = min(*known.general_desc.possible_length, ABROAD)
+    return rf"[+\uFF0B]|\d(?:{PUNCTUATION}\d){{{least - 1}}}"
+
+
+def _named(presidio: Any, rules: Scrub) -> Iterator[Recogniser]:
+    """What a spaCy model takes for names; it has to be installed, for Presidio would fetch it."""
+    import spacy.util
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+
+    name = str(rules.model)
+    if not spacy.util.is_package(name) and not Path(name).is_dir():
+        raise ParamsError(f"scrub.model (params.yaml) is {name!r}, which is not installed: install it, or set it to null")
+    engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": name}])
+    engine.load()
+    recogniser = presidio.predefined_recognizers.SpacyRecognizer()
+    for kind in rules.kinds:
+        if kind in NAMED:
+            yield Recogniser(kind, re.compile(""), functools.partial(_names, engine, recogniser, NAMED[kind]))
+
+
+def _names(engine: Any, recogniser: Any, entity: str, text: str) -> list[Any]:
+    return list(recogniser.analyze(text, [entity], engine.process_text(text, "en")))
+
+
+def _presidio(seconds: float) -> Any:
+    """The package, without the models that it would bring, the list of domains that it would fetch, and its logs; `seconds`
+    for one pattern over one text."""
+    absent = [name for name in HEAVY if name not in sys.modules]
+    try:
+        sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+        import presidio_analyzer
+        import tldextract
+        from presidio_analyzer import pattern_recognizer
+        from presidio_analyzer.predefined_recognizers.generic import email_recognizer, iban_recognizer
+    except ImportError as error:
+        raise ParamsError(f"scrub (params.yaml) needs Presidio ({error.name} is missing): pip install -e '.[watch]'") from error
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+    email_recognizer.tldextract = SimpleNamespace(extract=tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None))
+    for module in (pattern_recognizer, iban_recognizer):
+        module.logger = _Loud()
+        module.REGEX_TIMEOUT_SECONDS = seconds
+    return presidio_analyzer

@@ -1,0 +1,160 @@
+"""Personal data and secrets in rows become placeholders: the same value is the same placeholder everywhere in its row.
+
+Every text of a row is searched, and every string and number inside a text that is JSON, at any depth, JSON inside its strings
+too; what does not change keeps its bytes. A row that could not be searched has no content any more, only the reason.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from retrain.keyformats import is_secret
+from retrain.recognisers import Failed, Finder, Span, finder
+from retrain.scrub_rules import PLACEHOLDER, Scrub
+
+DEEPEST = 8  # JSON in a string in JSON ...
+SPREAD = 5  # characters of a value that is looked for in the row's other texts too; shorter ones may mean something else there
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+_KEY = re.compile(r"\s*:")
+Change = Callable[[str, bool], str]  # (a text, whether it stands in a field for secrets) -> what it becomes
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """A row with placeholders, and how many different values of each kind it had; row None: it is not to be kept, and `why`."""
+
+    row: dict[str, Any] | None
+    found: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Scrubber:
+    """Called with rows it gives them back without personal data and secrets, in the same order."""
+
+    rules: Scrub
+
+    @cached_property
+    def finder(self) -> Finder:
+        return finder(self.rules)
+
+    def __call__(self, rows: Iterable[Mapping[str, Any]]) -> list[Scrubbed]:
+        """Values that are no text stay as they are. Placeholders are numbered in the order of a row's fields."""
+        seen: dict[str, list[Span]] = {}  # texts come again: labels, templates
+        return [self._row(row, seen) for row in rows]
+
+    def _row(self, row: Mapping[str, Any], seen: dict[str, list[Span]]) -> Scrubbed:
+        texts = {name: value for name, value in row.items() if isinstance(value, str)}
+        asked = [text for text in texts.values() if self._may_hold(text)]
+        if not asked:
+            return Scrubbed(dict(row))
+        names = _Names(texts.values())
+
+        def look(text: str, secret: bool) -> str:
+            for span in self._spans(text, secret, seen):
+                names.add(span.kind, text[span.start : span.end])
+            return text
+
+        def replace(text: str, secret: bool) -> str:
+            return names.put(text, self._spans(text, secret, seen))
+
+        try:
+            for text in asked:
+                mapped(text, look)
+        except Failed as failed:
+            return Scrubbed(None, why=str(failed))
+        if not names.of:
+            return Scrubbed(dict(row))
+        return Scrubbed({**row, **{name: mapped(text, replace) for name, text in texts.items()}}, names.counts)
+
+    def _may_hold(self, text: str) -> bool:
+        """Behind a backslash JSON may hide what the gate looks for."""
+        return bool(self.finder.gate.search(text)) or ("\\" in text and _begins_json(text))
+
+    def _spans(self, text: str, secret: bool, seen: dict[str, list[Span]]) -> list[Span]:
+        if secret and "secret" in self.rules.kinds and text.strip() and not PLACEHOLDER.fullmatch(text):
+            return [Span(0, len(text), "secret")]
+        if text not in seen:
+            seen[text] = self.finder(text) if self.finder.gate.search(text) else []
+        return seen[text]
+
+
+class _Names:
+    """The placeholders of a row; numbers that its texts use already are left out."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.taken = {found[0] for text in texts if "<" in text for found in PLACEHOLDER.finditer(text)}
+        self.of: dict[tuple[str, str], str] = {}  # kind and value -> placeholder
+        self.written: dict[str, str] = {}  # a value as it was written -> placeholder
+        self.counts = Counter[str]()
+
+    def add(self, kind: str, value: str) -> None:
+        key = (kind, _alike(value))
+        if key not in self.of:
+            number = self.counts[kind] + 1
+            while (name := f"<{kind.upper()}_{number}>") in self.taken:
+                number += 1
+            self.taken.add(name)
+            self.of[key] = name
+            self.counts[kind] += 1
+        if len(value) >= SPREAD:
+            self.written[value] = self.of[key]
+
+    def put(self, text: str, spans: Sequence[Span]) -> str:
+        """The text with its spans replaced, and with every other place where a value of the row stands by itself."""
+        pieces, at = [], 0
+        for span in spans:
+            pieces += [self._spread(text[at : span.start]), self.of[span.kind, _alike(text[span.start : span.end])]]
+            at = span.end
+        return "".join([*pieces, self._spread(text[at:])])
+
+    def _spread(self, text: str) -> str:
+        for value, name in self.written.items():
+            if value in text:
+                text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", name, text)
+        return text
+
+
+def _alike(value: str) -> str:
+    """The same for values that differ in case and white space, numbers also in punctuation."""
+    plain = "".join(value.split()).casefold()
+    return plain if any(char.isalpha() for char in plain) else re.sub(r"[^\d+]", "", plain) or plain
+
+
+# --- JSON
+
+
+def mapped(text: str, change: Change, depth: int = 0) -> str:
+    """The text with `change` applied to every string and number of the JSON that it is, else to itself; whatever does not
+    change keeps its bytes. A number becomes a string where it changes."""
+    if depth == DEEPEST or not _is_json(text):
+        return change(text, False)
+    pieces, at, secret = [], 0, False
+    for token in _TOKEN.finditer(text):
+        old = json.loads(token[0]) if token[0][0] == '"' else token[0]
+        is_key = token[0][0] == '"' and _KEY.match(text, token.end()) is not None
+        new = change(old, True) if secret and not is_key else mapped(old, change, depth + 1)
+        secret = is_key and is_secret(old)
+        if new != old:
+            as_ascii = token[0].isascii() or "\\u" in token[0]
+            pieces += [text[at : token.start()], json.dumps(new, ensure_ascii=as_ascii)]
+            at = token.end()
+    return "".join([*pieces, text[at:]])
+
+
+def _begins_json(text: str) -> bool:
+    return text.lstrip()[:1] in ("{", "[", '"')
+
+
+def _is_json(text: str) -> bool:
+    if not _begins_json(text):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""params scrub: which personal data and secrets are replaced. What finds them is in `recognisers`, and imported there alone."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]*)_(\d{1,6})>")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One of Presidio's recognisers of patterns: its class, and a regular expression that every text it finds something in
+    matches, so that no other text has to be shown to it."""
+
+    recogniser: str
+    gate: str
+
+
+# Classes of presidio_analyzer.predefined_recognizers. A gate has no assertion about what stands around it.
+PATTERNS = {
+    "email": Pattern("EmailRecognizer", r"@"),
+    "credit_card": Pattern("CreditCardRecognizer", r"\d(?:[- ]?\d){12}"),
+    "iban": Pattern("IbanRecognizer", r"[A-Z]{2}[0-9]{2}[ -]?[A-Z0-9]{4}"),
+    "crypto": Pattern("CryptoRecognizer", r"[13]\w{25}"),
+    "ip": Pattern("IpRecognizer", r"\d\.\d{1,3}\.\d{1,3}\.\d|::|(?:[0-9A-Fa-f]{1,4}:){6}"),
+    "mac": Pattern("MacAddressRecognizer", r"(?:[0-9A-Fa-f]{2}[:-]){5}|\.[0-9A-Fa-f]{4}\."),
+    "us_ssn": Pattern("UsSsnRecognizer", r"\d{3}[- .]\d{2}[- .]\d{4}"),
+    "us_itin": Pattern("UsItinRecognizer", r"9\d{2}[- ]\d{2}[- ]\d{4}"),
+    "uk_nino": Pattern("UkNinoRecognizer", r"\d{2} ?\d{2} ?\d{2} ?[A-Da-d]"),
+    "uk_nhs": Pattern("NhsRecognizer", r"\d{3}[- ]?\d{3}[- ]?\d{4}"),
+    "ca_sin": Pattern("CaSinRecognizer", r"\d{3}[- ]?\d{3}[- ]?\d{3}"),
+    "de_tax_id": Pattern("DeTaxIdRecognizer", r"\d{11}"),
+    "de_social_security": Pattern("DeSocialSecurityRecognizer", r"\d{8}\w\d{3}"),
+    "es_nif": Pattern("EsNifRecognizer", r"\d{7}-?\w"),
+    "es_nie": Pattern("EsNieRecognizer", r"\d{7}-?\w"),
+    "it_fiscal_code": Pattern("ItFiscalCodeRecognizer", r"\w{16}"),
+    "pl_pesel": Pattern("PlPeselRecognizer", r"\d{11}"),
+    "fi_personal_identity_code": Pattern("FiPersonalIdentityCodeRecognizer", r"\d{6}[-+\w]\d{3}"),
+    "in_pan": Pattern("InPanRecognizer", r"\w{5}\d{4}\w"),
+    "in_aadhaar": Pattern("InAadhaarRecognizer", r"\d{4}[- :]?\d{4}[- :]?\d{4}"),
+}
+OTHERS = ("phone", "secret")
+NAMED = {"person": "PERSON", "location": "LOCATION", "organization": "ORGANIZATION"}  # what only a model finds
+Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]
+
+
+class Scrub(BaseModel):
+    """`patterns` are the user's own: kind -> regular expression. Without kinds and patterns nothing is replaced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kinds: tuple[Kind, ...]
+    regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...]
+    patterns: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")], str]
+    model: Annotated[str, Field(min_length=1)] | None
+    seconds: Annotated[float, Field(gt=0, le=600)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for kind in self.kinds:
+            if kind not in (known := (*PATTERNS, *OTHERS, *NAMED)):
+                from retrain.overrides import nearest
+
+                raise ValueError(f"kinds has {kind!r}, no known kind{nearest(kind, known)}; patterns is for your own")
+            if kind in NAMED and self.model is None:
+                raise ValueError(f"kinds has {kind!r}, which only a spaCy model finds: name an installed one in model")
+        for kind, pattern in self.patterns.items():
+            if kind in (*PATTERNS, *OTHERS, *NAMED):
+                raise ValueError(f"patterns.{kind} is the name of a kind that there is: give it another")
+            _usable(kind, pattern)
+        return self
+
+
+def _usable(kind: str, pattern: str) -> None:
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"patterns.{kind} is no regular expression ({error}): in YAML put it in single quotes") from error
+    if compiled.search(""):
+        raise ValueError(f"patterns.{kind} matches an empty text: it would find something everywhere")
