@@ -75,6 +75,18 @@ def check_logs(
 
 def check_examples(rows: Sequence[Example], *, labels: Sequence[str]) -> Checked:
     """Rows that enter training: at least one, ids unique, question and answer not blank, answers among labels if given."""
+    return _run({"examples": _examples(rows, labels)}, None)
+
+
+def check_training(
+    suites: Mapping[str, Sequence[Example]], *, train: Sequence[Example], labels: Sequence[str], docs: Path
+) -> Checked:
+    """The same of the rows that train and of each suite, which may hold answers that are not listed yet; with Data Docs."""
+    tables = {"train": _examples(train, labels), **{name: _examples(rows, ()) for name, rows in suites.items()}}
+    return _run(tables, docs)
+
+
+def _examples(rows: Sequence[Example], labels: Sequence[str]) -> tuple["pd.DataFrame", list[Any]]:
     _quiet()
     import great_expectations.expectations as gxe
     import pandas as pd
@@ -90,7 +102,7 @@ def check_examples(rows: Sequence[Example], *, labels: Sequence[str]) -> Checked
     ]
     if labels:
         expected.append(gxe.ExpectColumnValuesToBeInSet(column="answer", value_set=sorted(labels)))
-    return _run({"examples": (frame, expected)}, None)
+    return frame, expected
 
 
 def _filled(*columns: str, mostly: float = 1.0) -> list[Any]:
@@ -114,7 +126,7 @@ def _run(tables: Mapping[str, tuple["pd.DataFrame", list[Any]]], docs: Path | No
     context.variables.progress_bars = {"globally": False}
     if docs is not None:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
-        context.add_data_docs_site("docs", {"class_name": "SiteBuilder", "store_backend": store})
+        context.add_data_docs_site("docs", {"class_name": "SiteBuilder", "store_backend": store, "show_how_to_buttons": False})
     actions = [UpdateDataDocsAction(name="docs", site_names=["docs"])] if docs is not None else []
     results = []
     for name, (frame, rules) in tables.items():

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import edits, ledger, preflight, publish, tombstones
+from retrain import datachecks, edits, ledger, preflight, publish, tombstones
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
@@ -89,6 +89,8 @@ def retrain(
         registry, run_id = publish.open_run(workspace, adapter, asked.at, say)
         try:
             with publish.published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):
+                clone.dvc("repro", f"prepare@{adapter}", on_line=say)
+                docs = datachecks.check(workspace, clone.root, params_.load(clone.root).of(adapter), adapter, asked.at)
                 clone.dvc("repro", f"gate@{adapter}", on_line=say)
             made = [_record(clone, asked, paths)]
             clone.publish(lambda c: made.append(_again(c, asked)), tries=TRIES)
@@ -96,7 +98,8 @@ def retrain(
             publish.finish(registry, run_id, "FAILED", {"why": str(error)[:500]}, {}, [], say)
             raise
         if made[-1].fresh:
-            _finish_attempt(registry, run_id, clone, adapter, made[-1], say)
+            card = docs.on_card(clone.root / "out" / adapter / "card.md")
+            _finish_attempt(registry, run_id, clone, card, made[-1], say)
         else:
             publish.finish(registry, run_id, "KILLED", {"why": "another job recorded this attempt first"}, {}, [], say)
         return made[-1]
@@ -253,15 +256,17 @@ def _again(clone: Clone, asked: _Asked) -> Attempted:
     return _record(clone, asked, paths)
 
 
-def _finish_attempt(registry: Registry | None, run_id: str, clone: Clone, adapter: str, attempted: Attempted, say: Say) -> None:
-    out, attempt = clone.root / "out" / adapter, attempted.attempt
+def _finish_attempt(
+    registry: Registry | None, run_id: str, clone: Clone, card: Path, attempted: Attempted, say: Say
+) -> None:  # fmt: skip
+    out, attempt = clone.root / "out" / attempted.attempt.adapter, attempted.attempt
     scores = {
         f"{suite}.{arm}": score["right"]
         for suite, data in attempted.metrics["suites"].items()
         for arm, score in data["arms"].items()
     }
     tags = {"digest": attempt.digest, "verdict": attempt.status, "commit": attempt.commit, "dataset": attempt.dataset}
-    files = [out / "card.md", out / "verdict.json", out / "metrics.json", out / "predictions" / "scores.png"]
+    files = [card, out / "verdict.json", out / "metrics.json", out / "predictions" / "scores.png"]
     publish.finish(registry, run_id, "FINISHED", {**tags, "why": attempt.why[:500]}, scores, files, say)
 
 

@@ -1,17 +1,19 @@
 """The loop's jobs on real git, DVC and MLflow (SQLite), with a base that knows nothing: what is refused stays recorded."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from retrain import collecting, jobs, ledger, release, simulate, story, watch
+from retrain import collecting, datachecks, jobs, ledger, release, simulate, story, watch
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
-from retrain.records import Example, Origin, parse_time, read_examples, stamp
+from retrain.records import Example, Origin, parse_time, read_examples, stamp, write_jsonl
+from retrain.registry import Registry
 from retrain.workspace import Clone, Workspace, init
 
 END = parse_time("2026-03-02T00:00:00Z")
@@ -48,6 +50,31 @@ def test_a_candidate_that_learned_little_is_refused_recorded_and_never_promoted(
     with pytest.raises(NothingToDo, match="no champion yet"):
         release.champion_folder(workspace, "support")
     assert release.guard(workspace, "support") == "support has no champion yet"
+
+
+def test_the_card_in_mlflow_leads_to_the_data_docs_of_what_trained_and_what_judged(
+    workspace: Workspace, refused: jobs.Attempted
+) -> None:
+    registry = Registry.open(workspace.params.mlflow, workspace.root)
+    run = registry.run_of("support", refused.attempt.digest)
+    assert run is not None
+    card = (registry.artifact(run, "card.md") or b"").decode()
+    link = re.search(r"Great Expectations: (\d+) rules met .*\[Data Docs\]\(([^)]*)\)", card)
+    assert link and int(link[1]) == 29  # eight for train, seven for each of golden, audit, retained
+    page = workspace.local / "reports" / link[2]
+    assert "train" in page.read_text() and page.parts[-2] == refused.attempt.end
+    with workspace.clone("look") as clone:  # the card that the stage wrote knows nothing of it: it reproduces
+        clone.dvc("pull", "out/support/card.md")
+        assert "Data Docs" not in (clone.root / "out" / "support" / "card.md").read_text()
+
+
+def test_what_breaks_its_expectations_trains_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    made = tmp_path / "out" / "support"
+    good, bad = Example.of("hello", "order_status", source="seed"), Example.of("hi", "no_label_of_ours", source="seed")
+    write_jsonl(made / "data" / "train.jsonl", [good.as_dict(), bad.as_dict()])
+    write_jsonl(made / "suites" / "golden.jsonl", [good.as_dict()])
+    with pytest.raises(DataError, match=r"would train support does not pass.*answer: 1 of 2 values"):
+        datachecks.check(workspace, tmp_path, workspace.params.of("support"), "support", "2020-01-01T00-00-00Z")
 
 
 def test_the_same_end_twice_is_one_attempt_and_the_commit_holds_its_verdict(
