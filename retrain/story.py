@@ -1,6 +1,7 @@
 """What a demo is told about: the shipped `support` text, or any labelled CSV pair, as files of a workspace."""
 
 import csv
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ FIRST_AUDIT = "2026-02-28T00-00-00Z"
 INITIAL, ARRIVING = 12, 4  # categories of a CSV pair, where it has so many
 PER_INTENT, FEWEST = 25, 5  # rows that each intent learns, where enough are left to judge; never fewer
 JUDGES = 200  # rows of golden, of the first audit and of the first retained, where the data has that many
+PARTS = (5, 4)  # the rest of an intent: three parts judge, the others are traffic, or where that is too little one is
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,16 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
     adapter = "intents"
     least = params.load(HOME).gates.min_rows
-    for each in [per_intent] if per_intent else range(PER_INTENT, FEWEST - 1, -5):
-        seeds, golden, audit, traffic = _split(train, first, each)
+    tries = itertools.product([per_intent] if per_intent else range(PER_INTENT, FEWEST - 1, -5), PARTS)
+    for each, parts in tries:
+        seeds, golden, audit, traffic = _split(train, first, each, parts)
         if len(golden) >= least:
             break
     else:
         raise DataError(
             f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows; {initial} intents learn {each} "
-            f"each), the gate needs {least}: give more rows an intent, more --initial, or a smaller --per-intent"
+            f"each), the gate needs {least}: give more rows an intent, or more --initial"
+            + (", or a smaller --per-intent" if per_intent else "")
         )
     traffic += [row for row in train if row["label"] in later]
     files = {
@@ -96,10 +100,12 @@ def _cast(count: int, initial: int | None, arriving: int | None, path: Path) -> 
     return first, later
 
 
-def _split(train: list[dict[str, str]], initial: Sequence[str], per_intent: int) -> tuple[list[dict[str, str]], ...]:
+def _split(
+    train: list[dict[str, str]], initial: Sequence[str], per_intent: int, parts: int
+) -> tuple[list[dict[str, str]], ...]:  # fmt: skip
     """(seed, golden, audit, traffic): per_intent rows of each intent train; the judges' rows come on top, traffic is the rest.
 
-    An intent with few rows gives its judges less, never its training rows, and always leaves a third for traffic.
+    An intent with few rows gives each of its three judges one of so many parts of the others, and never its training rows.
     """
     seeds, golden, audit, traffic = [], [], [], []
     each = max(1, round(JUDGES / len(initial)))
@@ -109,7 +115,7 @@ def _split(train: list[dict[str, str]], initial: Sequence[str], per_intent: int)
         free = [r for r in rows if unit_hash(question_key(r["text"]), "retained") >= 0.5]
         learn, free = free[:per_intent], free[per_intent:]
         spare = held + free
-        few = min(each, max(1, (len(rows) - per_intent) // 5))
+        few = min(each, max(1, (len(rows) - per_intent) // parts))
         seeds += learn + held[:few]
         rest = [r for r in spare if not any(r is h for h in held[:few])]
         rest.sort(key=lambda r: unit_hash(question_key(r["text"]), "judges"))

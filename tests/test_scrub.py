@@ -138,7 +138,9 @@ def test_rules_that_cannot_work_are_refused_with_the_fix(change: str, told: str)
         params_.load(overrides=[change])
 
 
-@pytest.mark.parametrize(("change", "told"), [({"regions": ("XX",)}, "no known region"), ({"model": "absent"}, "not installed")])
+@pytest.mark.parametrize(
+    ("change", "told"), [({"regions": ("XX",)}, "no known region"), ({"model": "absent"}, "not installed")]
+)
 def test_what_only_presidio_can_tell_is_refused_when_it_is_first_needed(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ParamsError, match=told):
         Scrubber(RULES.model_copy(update=change)).finder.__class__  # noqa: B018
@@ -179,10 +181,26 @@ PIECES = [
     *("10.1.2.3", "1.2.3", "::1", "2001:db8::1", "fe80:0:0:0:1:2:3:4", "00:1A:2B:3C:4D:5E", "0012.3456.789A", "123-45-6781"),
     *("912-70-1234", "AB123456C", "AB 12 34 56 C", "1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "RSSMRA85T10A562S", "26", "8"),
     *("2026-08-10", "65070803M123", "943 476 5919", "046 454 286", "86095742719", "12345678Z", "X1234567L", "44051401359"),
-    *("131052-308T", "ABCPE1234F", "2341 2341 2346", "order", "x", "\u0663\u0663", "\uff0b49", "/", "-", ".", ":", "\n", "\u00e4"),
+    *(
+        "131052-308T",
+        "ABCPE1234F",
+        "2341 2341 2346",
+        "order",
+        "x",
+        "\u0663\u0663",
+        "\uff0b49",
+        "/",
+        "-",
+        ".",
+        ":",
+        "\n",
+        "\u00e4",
+    ),
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6), st.integers(0, 10**12).map(str)), max_size=6)
-EVERY = Finder(RULES.model_copy(update={"kinds": (*PATTERNS, "phone", "secret"), "regions": ("US", "GB", "DE", "FR", "IN", "IT")}))
+EVERY = Finder(
+    RULES.model_copy(update={"kinds": (*PATTERNS, "phone", "secret"), "regions": ("US", "GB", "DE", "FR", "IN", "IT")})
+)
 
 
 @pytest.fixture(scope="module")

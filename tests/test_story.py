@@ -76,7 +76,7 @@ def test_text_that_is_too_little_to_judge_by_is_said_before_anything_is_made(tmp
 
 @pytest.mark.parametrize(
     ("categories", "rows", "told"),
-    [(20, 200, (12, 4, 25)), (16, 60, (12, 4, 15)), (6, 200, (5, 1, 25)), (3, 400, (2, 1, 25))],
+    [(20, 200, (12, 4, 25)), (16, 60, (12, 4, 20)), (5, 120, (4, 1, 20)), (6, 200, (5, 1, 25)), (3, 400, (2, 1, 25))],
 )
 def test_what_is_not_asked_for_fits_the_data(tmp_path: Path, categories: int, rows: int, told: tuple[int, ...]) -> None:
     made = story.from_csv(
