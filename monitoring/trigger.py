@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from monitoring.judge import Judged, judged_fall
-from retrain import stats
+from retrain import power, stats
 from retrain.params import Params, Trigger
 from retrain.policies import Answer, Bar, Case, Facts, MaxAge, Purpose
 from retrain.records import Record, from_stamp
@@ -309,12 +309,12 @@ def judgeable(purpose: Purpose, facts: Facts, policy: Trigger) -> Answer:
     won, lost = wrong * (1 + bar.repair) / 2, min(LOST, 1 - wrong)
     if purpose == "replace":
         won = lost = max(min(won, 1 - wrong), LOST)
-        passes = partial(stats.power_non_inferior, won=won, lost=lost, margin=bar.margin, level=bar.level)
+        passes = partial(power.power_non_inferior, won=won, lost=lost, margin=bar.margin, level=bar.level)
         shows = f"that an equal adapter is no worse by {_points(bar.margin)}"
     else:
-        passes = partial(stats.power_superior, won=won, lost=lost, level=bar.level, min_effect=bar.min_effect)
+        passes = partial(power.power_superior, won=won, lost=lost, level=bar.level, min_effect=bar.min_effect)
         shows = f"the {_points(won - lost)} that a retraining could gain"
-    needed = stats.rows_needed(passes, power=policy.power, least=floor)
+    needed = power.rows_needed(passes, power=policy.power, least=floor)
     if needed is None and found < floor:
         needed = floor  # so few rows do not say that it is hopeless
     if needed is not None:

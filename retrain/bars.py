@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from retrain.card import ARMS, SUITES, Metrics, arms_of, is_number, suites_of
+from retrain.cardtables import ARMS, SUITES, Metrics, arms_of, is_number, suites_of
 
 COLOURS = {"candidate": "#1f6f8b", "champion": "#e0a030", "regression": "#8a8f98", "prompted": "#b4b9c1", "base": "#d9dce1"}
 

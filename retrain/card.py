@@ -3,31 +3,21 @@
 The first line has no markup: MLflow shows the start of a description raw, and cut.
 """
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retrain import cardtables as tables
+from retrain import power
+from retrain.cardtables import ARMS, SUITES, Metrics, arms_of, escape, is_number
+from retrain.contrast import Predictions, by_slice, contrasts, won_and_lost
 from retrain.figures import moved, percent, points
-from retrain.verdict import Check, Harm, Verdict
+from retrain.metrics import said
+from retrain.verdict import Check, Verdict
 
-Metrics = Mapping[str, Any]  # metrics.json: {"suites": {suite: {"n", "arms": {arm: {"n", "right", "parsed", "measured"}}}}}
-Predictions = Sequence[Mapping[str, Any]]  # rows of predictions.jsonl
-
-SUITES = {
-    "audit": "what users ask now",
-    "golden": "questions chosen by people",
-    "retained": "questions of earlier times",
-    "repair": "failures that were held back",
-}
-ARMS = {
-    "candidate": "candidate",
-    "champion": "champion",
-    "regression": "logistic regression",
-    "prompted": "prompted base",
-    "base": "base",
-}
 SIMPLER = ("regression", "prompted", "base")
+POWER = 0.8
+MORE = (100, 200, 400, 800)  # audited rows that could be labelled besides
 TRIED = {
     "first": "There is no champion yet, so it must beat the untrained base model.",
     "improve": "It must be better on what users ask now, and forget nothing that matters.",
@@ -84,10 +74,12 @@ def _blocked(check: Check, verdict: Verdict) -> str:
         failing = {"parse_floor": "too few answers parse", "repair": "it repairs too few of the failures held back"}
         score = f"{percent(check.candidate or 0)}, at least {percent(check.threshold or 0)} needed"
         return f"{failing.get(check.name, f'it is not good enough on {check.suite}')} ({score})"
-    if (check.difference or 0) >= 0 or check.allowed is None or check.allowed < 0:
+    hopeless = check.metric == "right" and (check.allowed is None or check.allowed < 0)
+    if (check.difference or 0) >= 0 or hopeless:
         changed = f"{check.won} rows won, {check.lost} lost, of {check.n}"
         return f"it changed too many answers on {check.suite} to rule out harm ({changed})"
-    numbers = f"{_change(check)}, {100 * check.allowed:.1f} allowed"
+    limit = f"{100 * check.allowed:.1f} allowed" if check.allowed is not None else f"margin {points(-(check.threshold or 0))}"
+    numbers = f"{_change(check)}, {limit}"
     verb = "forgot" if check.champion is not None and check.suite != "audit" else "got worse at"
     return f"{verb} {_forgotten(verdict, check)} ({numbers})"
 
@@ -104,7 +96,7 @@ def _worst(verdict: Verdict, check: Check) -> list[str]:
 
 
 def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: Sequence[str] = ()) -> str:
-    """Markdown: the line, ten plain lines, the checks, the scores of every arm, the harmed rows, and what it is bound to.
+    """Markdown: the line, some ten plain lines, then every number, and what was won and lost, answers side by side.
 
     changed: what people changed in the suites since the champion was judged (`overlay.since`).
 
@@ -113,17 +105,36 @@ def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: 
     lines = [one_line(verdict), "", *(f"- {escape(line)}" for line in plain_lines(verdict, metrics)), ""]
     since = "since the champion was judged" if verdict.purpose != "first" else "by hand"
     lines += [f"- The suites were changed {since}: {escape('; '.join(changed))}.", ""] if changed else []
-    lines += ["## Checks", "", *_checks_table(verdict), "", "## Scores", "", *_scores_table(metrics), ""]
-    if verdict.harmed:
-        lines += ["## What was lost", "", *_harmed_table(verdict.harmed, predictions), ""]
-    lines += ["## Bound to", "", *(f"- {key}: {escape(str(value))}" for key, value in _flat(verdict.bound)), ""]
+    for title, section in _sections(verdict, metrics, predictions):
+        lines += [f"## {title}", "", *section, ""] if section else []
     return "\n".join(lines)
+
+
+def _sections(verdict: Verdict, metrics: Metrics, predictions: Predictions) -> list[tuple[str, list[str]]]:
+    rows = contrasts(predictions, metric_of(verdict))
+    won, lost = won_and_lost(rows, tables.MOST_ROWS)
+    slices, closed = by_slice(rows), any(column == "label" for row in rows for column, _ in row.slices)
+    gone = tables.harmed_table(verdict.harmed, predictions) if verdict.harmed else tables.rows_table(lost) if lost else []
+    return [
+        ("Checks", tables.checks_table(verdict)),
+        ("Scores", tables.scores_table(metrics)),
+        ("Kinds of question, the worst first", tables.slices_table(slices) if slices else []),
+        ("What was lost", gone),
+        ("What was won", tables.rows_table(won) if won else []),
+        ("What is confused more, or less", tables.confusion_table(rows) if closed else []),
+        ("Bound to", tables.bound_lines(verdict.bound)),
+    ]
+
+
+def metric_of(verdict: Verdict) -> str:
+    """What the comparisons of this verdict are of."""
+    return next((check.metric for check in verdict.checks if check.name in ("superior", "non_inferior")), "right")
 
 
 def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
     """About ten sentences for someone who runs no statistics."""
     lines = [_tried(verdict), *(_suite_line(verdict, suite) for suite in SUITES)]
-    lines += [_slices_line(verdict), _measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
+    lines += [_slices_line(verdict), _power_line(verdict), _measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
     lines.append(_next(verdict))
     return [line for line in lines if line]
 
@@ -157,7 +168,7 @@ def _paired_line(check: Check) -> str:
         ("non_inferior", True): f"a true loss of {points(-(check.threshold or 0))} can be ruled out",
         ("non_inferior", False): f"a true loss of {points(-(check.threshold or 0))} cannot be ruled out",
     }[check.name, bool(check.passed)]
-    scores = f"{percent(check.candidate or 0)} right, the {other} {percent(score or 0)}, of {check.n} rows"
+    scores = f"{said(check.metric, check.candidate or 0)}, the {other} {percent(score or 0)}, of {check.n} rows"
     return f"{_capital(SUITES[check.suite or ''])} ({check.suite}): {scores}: {result}, {outcome}."
 
 
@@ -167,6 +178,19 @@ def _slices_line(verdict: Verdict) -> str:
         return ""
     shared = f"; {check.shared}" if check.shared else ""
     return f"Was any kind of question harmed? {'No' if check.passed else 'Yes'}: {check.why}{shared}."
+
+
+def _power_line(verdict: Verdict) -> str:
+    """What so many audited rows can show at all, whatever came out."""
+    check = verdict.check("superior")
+    if check is None or not check.n or check.metric != "right" or check.level is None:
+        return ""
+    differing = max((check.won or 0) + (check.lost or 0), 1) / check.n
+    rules = {"differing": differing, "level": check.level, "power": POWER, "min_effect": check.threshold or 0.0}
+    seen = {more: power.visible_gain(check.n + more, **rules) or 1.0 for more in (0, *MORE)}
+    more = next((more for more in MORE if seen[more] <= 2 / 3 * seen[0]), MORE[-1])
+    blind = f"With {check.n} audited rows a gain below {points(seen[0])} is not seen in 4 of 5 cases"
+    return f"{blind}; label {more} more, and {points(seen[more])} would be."
 
 
 def _measured_line(verdict: Verdict) -> str:
@@ -218,84 +242,6 @@ def _next(verdict: Verdict) -> str:
     return f"What now: {stays}; the rows below, if any, show what to look at before the next try."
 
 
-# --- tables
-
-
-def _checks_table(verdict: Verdict) -> list[str]:
-    head = "check, role, suite, candidate, champion, base, rows, difference, interval, p, threshold, result, why"
-    return _table(head.split(", "), [_check_cells(check) for check in verdict.checks])
-
-
-def _check_cells(check: Check) -> list[str]:
-    shares = [_cell_percent(value) for value in (check.candidate, check.champion, check.base)]
-    interval = "" if check.interval is None else f"{100 * check.interval[0]:.1f} to {100 * check.interval[1]:.1f}"
-    difference = "" if check.difference is None else f"{100 * check.difference:+.1f}"
-    numbers = [str(check.n or ""), difference, interval, "" if check.p is None else f"{check.p:.2g}"]
-    result = {True: "passed", False: "FAILED", None: "not told"}[check.passed]
-    return [check.name, check.role, check.suite or "", *shares, *numbers, _cell_percent(check.threshold), result, check.why]
-
-
-def _scores_table(metrics: Metrics) -> list[str]:
-    rows = []
-    for suite in suites_of(metrics):
-        arms = arms_of(metrics, suite)
-        for arm in [*(a for a in ARMS if a in arms), *sorted(set(arms) - set(ARMS))]:
-            score = arms[arm]
-            shares = [_cell_percent(score.get(key)) for key in ("right", "parsed", "measured")]
-            rows.append([suite, ARMS.get(arm, arm), *shares, str(score.get("n", ""))])
-    return _table(["suite", "arm", "right", "parsed", "measured", "rows"], rows)
-
-
-def lost_rows(harmed: Iterable[Harm], predictions: Predictions) -> list[tuple[str, str, str, str, str]]:
-    """(suite, question, expected, what the candidate answers, what its reference answered) of the rows that harm names."""
-    known = {(row["suite"], row["id"]): row for row in predictions}
-    rows = [(harm.suite, known[harm.suite, row]) for harm in harmed for row in harm.rows]
-    return [(suite, row["question"], row["expected"], *_before_and_now(row["arms"])) for suite, row in rows]
-
-
-def _before_and_now(arms: Mapping[str, Any]) -> tuple[str, str]:
-    reference = arms.get("champion") or arms.get("base") or {}
-    return arms.get("candidate", {}).get("answer") or "(none)", reference.get("answer") or "(none)"
-
-
-def _harmed_table(harmed: tuple[Harm, ...], predictions: Predictions) -> list[str]:
-    labels = [[h.suite, h.label, str(h.lost), str(h.won), str(h.n)] for h in harmed]
-    cells = [list(row) for row in lost_rows(harmed, predictions)]
-    examples = _table(["suite", "question", "expected", "candidate", "before"], cells)
-    return [*_table(["suite", "label", "lost", "won back", "of rows"], labels), "", *examples]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; every cell is escaped, so that a user's text stays text."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
-
-
-def _flat(bound: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in bound.items():
-        inner = [(f"{key} {name}", part) for name, part in value.items()] if isinstance(value, Mapping) else [(key, value)]
-        pairs += inner
-    return pairs
-
-
-def suites_of(metrics: Metrics) -> list[str]:
-    found = metrics.get("suites") or {}
-    return [*(s for s in SUITES if s in found), *sorted(set(found) - set(SUITES))]
-
-
-def arms_of(metrics: Metrics, suite: str) -> Mapping[str, Any]:
-    return ((metrics.get("suites") or {}).get(suite) or {}).get("arms") or {}
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _cell_percent(value: Any) -> str:
-    return percent(value) if is_number(value) else ""
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -303,11 +249,3 @@ def _capital(text: str) -> str:
 def _plain(text: str) -> str:
     """One line without markup; labels and reasons may hold anything."""
     return re.sub(r"\s+", " ", re.sub(r"[`*<>|\[\]]", "", text)).strip()
-
-
-def escape(text: str, most: int = 300) -> str:
-    """Text that Markdown and HTML leave alone, on one line."""
-    flat = re.sub(r"\s+", " ", text).strip()
-    flat = flat if len(flat) <= most else flat[: most - 1] + "…"
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)

@@ -6,13 +6,13 @@ A suite that lacks rows, or of which too many rows were not measured, tells noth
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
 
 from retrain import params as params_
 from retrain.figures import percent
-from retrain.verdict import ChampionState
+from retrain.verdict import ChampionState, Score
 
 COMPARED = {  # purpose -> (suites to be better on, suites to be no worse on)
     "first": (("audit",), ("golden",)),
@@ -20,7 +20,6 @@ COMPARED = {  # purpose -> (suites to be better on, suites to be no worse on)
     "replace": ((), ("audit", "golden", "retained")),
 }
 SUITES = ("audit", "golden", "retained", "repair")
-Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
 class Answer(BaseModel):

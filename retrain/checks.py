@@ -1,7 +1,7 @@
 """The checks that compare the candidate with its reference, one line each, and what a failed one lost. PURE.
 
-Of `right` a row is right or wrong: exact McNemar and Tango's interval. Any other metric is a score: bootstrap (BCa) of the mean
-difference, in which a row that was not measured counts as the largest loss there is.
+Of `right` a row is right or wrong: exact McNemar and Tango's interval. Any other metric is a score: the bootstrap's interval of
+the mean difference, and for a gain the sign-flip test too. A row that was not measured is the largest loss there is.
 """
 
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from retrain import params as params_
-from retrain import stats
+from retrain import power, stats
 from retrain.case import Case, Pair, Prediction, mean
 from retrain.figures import moved, percent, points, rounded
 from retrain.metrics import said
@@ -27,22 +27,23 @@ def superior(case: Case, suite: str) -> Check:
     if why_not:
         return untold("superior", "success", suite, why_not)
     line = _compare(case, suite, level)
-    p = stats.mcnemar_p(line["won"], line["lost"]) if case.metric == "right" else None
-    beyond_chance = p <= level if p is not None else line["interval"][0] > 0
+    exact, differences = case.metric == "right", [pair.ours - pair.theirs for pair in case.paired[suite]]
+    p = stats.mcnemar_p(line["won"], line["lost"]) if exact else stats.sign_flip_p(differences)
+    beyond_chance = p <= level and (exact or line["interval"][0] > 0)
     passed = beyond_chance and line["difference"] >= case.gates.min_effect - 1e-12
-    why = f"{_scores(case, suite, line)}; {_gain(line, p, level, case.gates.min_effect)}"
+    why = f"{_scores(case, suite, line)}; {_gain(case, line, p, level, beyond_chance)}"
     why += f"; attempt {attempt} on these audited rows" if attempt > 1 else ""
-    numbers = {**line, "p": None if p is None else rounded(p), "threshold": case.gates.min_effect}
+    numbers = {**line, "p": rounded(p), "threshold": case.gates.min_effect}
     return Check(name="superior", role="success", suite=suite, metric=case.metric, passed=passed, why=why, **numbers)
 
 
-def _gain(line: dict[str, Any], p: float | None, level: float, least: float) -> str:
-    proof = f"p {p:.2g}, at most {level:.2g} allowed" if p is not None else _interval(line)
-    if (p > level) if p is not None else line["interval"][0] <= 0:
-        return f"this may be chance ({proof})" + (_rows_to_see(line, level) if p is not None else "")
-    if line["difference"] < least - 1e-12:
-        return f"more than chance, but gates.min_effect asks for {points(least)}"
-    return f"more than chance ({proof})"
+def _gain(case: Case, line: dict[str, Any], p: float, level: float, beyond_chance: bool) -> str:
+    if not beyond_chance:
+        rows = _rows_to_see(line, level) if case.metric == "right" else f"; {_interval(line)}"
+        return f"this may be chance (p {p:.2g}, must be at most {level:.2g}){rows}"
+    if line["difference"] < case.gates.min_effect - 1e-12:
+        return f"more than chance, but gates.min_effect asks for {points(case.gates.min_effect)}"
+    return f"more than chance (p {p:.2g}, at most {level:.2g} allowed)"
 
 
 def _interval(line: dict[str, Any]) -> str:
@@ -54,14 +55,14 @@ def _rows_to_see(line: dict[str, Any], level: float) -> str:
     b, c, n = line["won"], line["lost"], line["n"]
     if b <= c:
         return ""
-    rows = stats.rows_for_superiority(discordant=(b + c) / n, gain=(b - c) / n, level=level, power=0.8)
+    rows = power.rows_for_superiority(discordant=(b + c) / n, gain=(b - c) / n, level=level, power=0.8)
     return f"; if the gain is real, about {rows} rows show it in 4 of 5 cases" if rows > n else ""
 
 
 def non_inferior(case: Case, suite: str) -> Check:
     """The interval of the paired difference stays above minus the margin."""
     role: Role = "success" if suite == "audit" else "guardrail"
-    least = stats.rows_for_non_inferiority(discordant=0.0, margin=case.gates.margin, level=case.gates.level, power=POWER)
+    least = power.rows_for_non_inferiority(discordant=0.0, margin=case.gates.margin, level=case.gates.level, power=POWER)
     why_not = case.why_not(suite, max(case.needed(suite), least))
     if why_not:
         return untold("non_inferior", role, suite, why_not)
@@ -78,7 +79,7 @@ def anchored(case: Case, suite: str) -> Check | None:
 
     None where it would be the same test: no row's anchor is anything but what serves now, or the suite tells nothing.
     """
-    known = case.state.anchors.get(suite, {})
+    known = case.state.anchors.get(suite, {}) if case.state.metric == case.metric else {}
     if case.why_not(suite, case.needed(suite)) or not any(pair.row.id in known for pair in case.paired[suite]):
         return None
     then = [
@@ -115,7 +116,7 @@ def _ruled(gates: params_.Gates, line: dict[str, Any], ruling: dict[str, Any], i
     allowed, n, differing = ruling["allowed"], line["n"], line["won"] + line["lost"]
     limit = "no result" if allowed is None else f"a measured change of {-100 * allowed:+.1f} points or better"
     why = f"{limit} would have ruled out a true loss of {points(gates.margin)}"
-    rows = stats.rows_for_non_inferiority(discordant=differing / n, margin=gates.margin, level=gates.level, power=POWER)
+    rows = power.rows_for_non_inferiority(discordant=differing / n, margin=gates.margin, level=gates.level, power=POWER)
     return f"{why}; with so many answers changed an equal candidate needs about {rows} rows to show it" if rows > n else why
 
 

@@ -20,7 +20,8 @@ from monitoring.failures import drawn
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
 from retrain import collecting, edits, jobs, ledger, quarantine, release, score, simulate, watch
-from retrain.card import lost_rows, one_line
+from retrain.card import one_line
+from retrain.cardtables import lost_rows
 from retrain.dagruns import DagRuns
 from retrain.door import why_not_believed
 from retrain.errors import NothingToDo

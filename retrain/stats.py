@@ -1,4 +1,4 @@
-"""Paired tests, intervals and the rows they need: plain functions over counts.
+"""Paired tests and intervals: plain functions over counts (`power` has the rows that they need).
 
 Of n rows that two arms answered, b were right by the candidate only and c by its reference only (the other n - b - c
 agree). Levels are one-sided; an interval at level a leaves a on each side, so a = 0.05 gives the usual 90 % interval,
@@ -6,9 +6,8 @@ whose lower end is the one-sided 95 % bound.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 RESAMPLES, RESAMPLED = 9_999, 2_000_000  # of the bootstrap; values that are in memory at once
 BOOTSTRAP_SEED = 7
@@ -69,7 +68,7 @@ def _restricted(b: int, c: int, n: int, difference: float) -> float:
 
 def tango_interval(b: int, c: int, n: int, *, level: float) -> tuple[float, float]:
     """(low, high) of the paired difference: all differences that Tango's test at `level` a side does not refuse."""
-    critical = _quantile(1 - level)
+    critical = quantile(1 - level)
     return _crossing(b, c, n, critical, low=True), _crossing(b, c, n, critical, low=False)
 
 
@@ -124,6 +123,27 @@ def bca_interval(values: Sequence[float], *, level: float) -> tuple[float, float
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """One-sided randomisation test of "the mean paired difference of scores is above 0"; 1.0 where nothing differs.
+
+    Where the arms are equal, each row's difference is as likely with the other sign: exact up to 13 rows that differ, from
+    seeded draws above (Fisher 1935). It keeps its level where few rows differ, which the bootstrap does not; with right and
+    wrong it is McNemar's test.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    data = np.sort([value for value in differences if value])
+    if len(data) < 2:
+        return 0.5 if len(data) and data[0] > 0 else 1.0
+    batch = max(1, RESAMPLED // len(data))
+    found = permutation_test(
+        (data,), np.mean, permutation_type="samples", alternative="greater", vectorized=True,
+        n_resamples=RESAMPLES, batch=batch, rng=np.random.default_rng(BOOTSTRAP_SEED),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
 def wilson(right: int, n: int, *, level: float) -> tuple[float, float]:
     """Wilson's interval of a share."""
     from statsmodels.stats.proportion import proportion_confint
@@ -151,7 +171,7 @@ def rogan_gladen(said: tuple[int, int], right: tuple[int, int], wrong: tuple[int
     adds two rows to each of the known ones and z^2 to the others. The three must be independent rows. ValueError where the
     known ones do not show, at `level`, that the test says yes more often on right rows than on wrong ones.
     """
-    z = _quantile(1 - level)
+    z = quantile(1 - level)
     (yes, n), (right_yes, right_n), (wrong_yes, wrong_n) = said, right, wrong
     for good, total in (said, right, wrong):
         _counts(good, 0, total)
@@ -178,84 +198,6 @@ def corrected_fall_p(now: Corrected, before: Corrected) -> float:
     Simulated without a fall, at 0.05: 5.3 to 6.4 % of windows (3,000 each; 100 to 600 known rows, sensitivity 0.8 to 0.95).
     """
     return 1 - _normal((before.centre - now.centre) / math.hypot(now.error, before.error))
-
-
-def rows_for_non_inferiority(*, discordant: float, margin: float, level: float, power: float) -> int:
-    """Rows that let an equal candidate pass a guardrail with `power`; `discordant` is the share on which the arms differ.
-
-    (z_level + z_power)^2 d / margin^2: 8.6 d / margin^2 at level 0.05 and power 0.9, so that two guardrails pass with
-    about 0.8; and never below z_level^2 (1 - margin) / margin, what even equal answers need (2.7 at level 0.05).
-    """
-    differing = (_quantile(1 - level) + _quantile(power)) ** 2 * discordant / margin**2
-    equal = _quantile(1 - level) ** 2 * (1 - margin) / margin
-    return math.ceil(max(differing, equal))
-
-
-def rows_for_superiority(*, discordant: float, gain: float, level: float, power: float) -> int:
-    """Rows on which McNemar's test sees a true `gain` with `power`, where the arms differ on a share `discordant`.
-
-    Connett, Smith and McHugh (1987): (z_level sqrt(d) + z_power sqrt(d - gain^2))^2 / gain^2; the exact test needs a
-    few more, for it never uses up its level: 1 / gain rows are added, after Fleiss.
-    """
-    if not 0 < gain <= discordant <= 1:
-        raise ValueError(f"gain is {gain} and discordant {discordant}, must be 0 < gain <= discordant <= 1")
-    root = _quantile(1 - level) * math.sqrt(discordant) + _quantile(power) * math.sqrt(max(discordant - gain**2, 0.0))
-    return math.ceil((root / gain) ** 2 + 1 / gain)
-
-
-def power_superior(n: int, *, won: float, lost: float, level: float, min_effect: float) -> float:
-    """How surely the gate's success check passes on n rows, of which the candidate truly wins and loses these shares: exact.
-
-    It passes where McNemar's exact test does at `level` and the measured gain is at least `min_effect`.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    differing, weight = _likely(n, won + lost)
-    tested = binom.isf(level, differing, 0.5) + 1  # the fewest rows won at which the test passes
-    gained = np.ceil((differing + min_effect * n) / 2 - 1e-9)
-    return float(weight @ binom.sf(np.maximum(tested, gained) - 1, differing, won / (won + lost)))
-
-
-def power_non_inferior(n: int, *, won: float, lost: float, margin: float, level: float) -> float:
-    """How surely Tango's non-inferiority check passes on n rows, of which the candidate wins and loses these shares: exact."""
-    import bisect
-
-    from scipy.stats import binom
-
-    differing, weight = _likely(n, won + lost)
-    least = [  # rows won at which it passes, by rows that differ: the statistic grows with each
-        bisect.bisect_left(range(d + 1), True, key=lambda b: non_inferior(b, d - b, n, margin=margin)[1] < level)
-        for d in map(int, differing)
-    ]
-    share = won / (won + lost) if won + lost else 0.0
-    return float(sum(w * binom.sf(b - 1, d, share) for w, b, d in zip(weight, least, differing, strict=True)))
-
-
-def _likely(n: int, share: float) -> tuple[Any, Any]:
-    """Counts of n rows at `share` that can come about (all but one in 10^12), and the probability of each."""
-    import numpy as np
-    from scipy.stats import binom
-
-    counts = np.arange(int(binom.ppf(1e-12, n, share)), int(binom.isf(1e-12, n, share)) + 1)
-    counts = counts[counts >= 0]
-    return counts, binom.pmf(counts, n, share)
-
-
-def rows_needed(power_at: Callable[[int], float], *, power: float, least: int, most: int = 20_000) -> int | None:
-    """The fewest rows, at least `least`, that give the power; None where even `most` do not.
-
-    Exact power goes up in a saw-tooth, so a few more rows than the answer may fall short by a hair.
-    """
-    low, high = least - 1, least
-    while power_at(high) < power:
-        if high >= most:
-            return None
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power_at(middle) >= power else (middle, high)
-    return high
 
 
 def fall_p(good: int, n: int, reference_good: int, reference_n: int) -> float:
@@ -302,7 +244,7 @@ def _normal(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
-def _quantile(share: float) -> float:
+def quantile(share: float) -> float:
     from statistics import NormalDist
 
     return NormalDist().inv_cdf(share)

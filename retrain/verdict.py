@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from retrain.records import Record, read_json
 Status = Literal["passed", "failed", "not_evaluated"]
 Role = Literal["success", "guardrail", "deterioration", "quality"]
 Model = TypeVar("Model", bound=BaseModel)
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
 class Whole(Record):
@@ -30,8 +31,16 @@ class ChampionState(Whole):
     digest: str | None
     attempts: tuple[str, ...]  # digests of the candidates that this same audit file has judged before
     audit: str | None
-    anchors: dict[str, dict[str, StrictBool]] = {}  # suite -> row -> was the champion right that served when the row entered
+    metric: str = "right"  # of the anchors
+    anchors: dict[str, dict[str, StrictBool | Score]] = {}  # suite -> row -> score of the champion that served when it entered
     changes: int = 0  # of the suites, made before the champion was judged: the card tells those made since
+
+    @model_validator(mode="after")
+    def _anchors_are_of_the_metric(self) -> Self:
+        told = [anchor for rows in self.anchors.values() for anchor in rows.values()]
+        if self.metric == "right" and not all(isinstance(anchor, bool) for anchor in told):
+            raise ValueError("anchors of the metric right must be true or false")
+        return self
 
     def earlier(self, candidate: Any) -> int:
         """Other candidates that the audit file has judged: the same bytes again are the same attempt."""

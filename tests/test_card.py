@@ -125,6 +125,31 @@ def test_a_users_text_stays_text_in_the_tables() -> None:
     assert r"| golden | a \| b &lt;script&gt;alert(1)&lt;/script&gt; \[x\](http://y) \`z\` \*\*bold\*\* | yes |" in text
 
 
+def test_the_card_shows_what_was_won_the_worst_kinds_and_what_is_confused_otherwise() -> None:
+    text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
+    worst = text.split("## Kinds of question, the worst first")[1].splitlines()[4]
+    assert worst == "| refund_status | 66 | 71.2 % | 90.9 % | -19.7 | 5 | 18 |"
+    won = text.split("## What was won")[1].split("##")[0]
+    assert won.count("| audit |") == 5 and "| yes | yes | no |" in won
+    confused = text.split("## What is confused more, or less")[1].split("##")[0]
+    assert "| yes | no | 55 | 36 |" in confused
+
+
+def test_the_card_says_which_gain_so_many_rows_can_show() -> None:
+    (line,) = [line for line in plain_lines(judge(good()), scores(0.9, 0.8)) if "is not seen" in line]
+    assert re.fullmatch(
+        r"With 120 audited rows a gain below 9\.\d points is not seen .*; label 200 more, and 5\.\d points .*", line
+    )
+
+
+def test_scores_of_generated_answers_stand_beside_right_and_wrong() -> None:
+    found = scores(0.9, 0.8)
+    found["suites"]["audit"]["arms"]["candidate"] |= {"fields": 0.97, "chrf": 0.5}
+    assert "| suite | arm | right | fields right | chrF | parsed | measured | rows |" in card(
+        forgetful(), found, forgetful_rows()
+    )
+
+
 def test_a_card_is_written_even_where_nothing_was_measured() -> None:
     text = card(judge([]), {}, [])
     assert text.startswith("Could not tell: ") and "## Scores" in text

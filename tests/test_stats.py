@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, norm
 
-from retrain import stats
+from retrain import power, stats
 
 
 def z_by_likelihood(b: int, c: int, n: int, difference: float) -> float:
@@ -52,7 +52,7 @@ def test_swapping_the_arms_mirrors_the_interval() -> None:
 
 
 def test_equal_answers_need_the_least_rows_and_no_fewer() -> None:
-    least = stats.rows_for_non_inferiority(discordant=0.0, margin=0.08, level=0.05, power=0.9)
+    least = power.rows_for_non_inferiority(discordant=0.0, margin=0.08, level=0.05, power=0.9)
     assert least == math.ceil(norm.ppf(0.95) ** 2 * 0.92 / 0.08) == 32
     assert stats.non_inferior(0, 0, least, margin=0.08)[1] < 0.05 < stats.non_inferior(0, 0, least - 1, margin=0.08)[1]
 
@@ -74,21 +74,21 @@ def test_tango_errs_less_than_its_level_at_the_margin() -> None:
 
 
 def test_rows_for_a_guardrail_are_those_of_the_design() -> None:
-    assert stats.rows_for_non_inferiority(discordant=0.06, margin=0.05, level=0.05, power=0.9) == pytest.approx(
+    assert power.rows_for_non_inferiority(discordant=0.06, margin=0.05, level=0.05, power=0.9) == pytest.approx(
         8.6 * 0.06 / 0.05**2, rel=0.01
     )
-    assert stats.rows_for_non_inferiority(discordant=0.06, margin=0.05, level=0.05, power=0.8) == pytest.approx(148, abs=2)
+    assert power.rows_for_non_inferiority(discordant=0.06, margin=0.05, level=0.05, power=0.8) == pytest.approx(148, abs=2)
 
 
 @pytest.mark.parametrize(("discordant", "gain"), [(0.3, 0.2), (0.2, 0.1), (0.1, 0.1)])
 def test_rows_for_a_gain_give_the_power_they_promise(discordant: float, gain: float) -> None:
-    n = stats.rows_for_superiority(discordant=discordant, gain=gain, level=0.025, power=0.8)
+    n = power.rows_for_superiority(discordant=discordant, gain=gain, level=0.025, power=0.8)
     won = (discordant + gain) / 2 / discordant
-    power = 0.0
+    found = 0.0
     for differing in range(n + 1):
         least = next(b for b in range(differing + 2) if b > differing or stats.mcnemar_p(b, differing - b) <= 0.025)
-        power += binom.pmf(differing, n, discordant) * binom.sf(least - 1, differing, won)
-    assert 0.78 <= power <= 0.92
+        found += binom.pmf(differing, n, discordant) * binom.sf(least - 1, differing, won)
+    assert 0.78 <= found <= 0.92
 
 
 def test_mcnemar_is_the_binomial_tail() -> None:
@@ -140,30 +140,30 @@ def outcomes(n: int, won: float, lost: float, draws: int) -> list[tuple[int, int
 @pytest.mark.parametrize(("n", "won", "lost"), [(120, 0.19, 0.01), (200, 0.075, 0.01), (400, 0.06, 0.03), (90, 0.2, 0.0)])
 def test_power_of_the_success_check_is_what_simulation_finds(n: int, won: float, lost: float) -> None:
     passed = [stats.mcnemar_p(b, c) <= 0.05 and (b - c) / n >= 0.02 - 1e-12 for b, c in outcomes(n, won, lost, 2000)]
-    assert stats.power_superior(n, won=won, lost=lost, level=0.05, min_effect=0.02) == pytest.approx(np.mean(passed), abs=0.03)
+    assert power.power_superior(n, won=won, lost=lost, level=0.05, min_effect=0.02) == pytest.approx(np.mean(passed), abs=0.03)
 
 
 @pytest.mark.parametrize(("n", "won", "lost"), [(150, 0.07, 0.07), (120, 0.03, 0.03), (200, 0.04, 0.12), (40, 0.0, 0.0)])
 def test_power_of_a_guardrail_is_what_simulation_finds(n: int, won: float, lost: float) -> None:
     passed = [stats.non_inferior(b, c, n, margin=0.08)[1] < 0.05 for b, c in outcomes(n, won, lost, 2000)]
-    assert stats.power_non_inferior(n, won=won, lost=lost, margin=0.08, level=0.05) == pytest.approx(np.mean(passed), abs=0.03)
+    assert power.power_non_inferior(n, won=won, lost=lost, margin=0.08, level=0.05) == pytest.approx(np.mean(passed), abs=0.03)
 
 
 def test_the_minimum_effect_costs_power_where_the_gain_is_near_it() -> None:
-    free, asked = (stats.power_superior(3000, won=0.04, lost=0.015, level=0.05, min_effect=e) for e in (0.0, 0.025))
+    free, asked = (power.power_superior(3000, won=0.04, lost=0.015, level=0.05, min_effect=e) for e in (0.0, 0.025))
     assert free > 0.99
     assert asked == pytest.approx(0.5, abs=0.05)
 
 
 def test_rows_needed_are_the_fewest_that_give_the_power() -> None:
-    passes = partial(stats.power_superior, won=0.075, lost=0.01, level=0.05, min_effect=0.02)
-    n = stats.rows_needed(passes, power=0.8, least=30)
+    passes = partial(power.power_superior, won=0.075, lost=0.01, level=0.05, min_effect=0.02)
+    n = power.rows_needed(passes, power=0.8, least=30)
     assert n is not None
     assert passes(n) >= 0.8 > passes(n - 1)
-    assert n == pytest.approx(stats.rows_for_superiority(discordant=0.085, gain=0.065, level=0.05, power=0.8), rel=0.1)
-    assert stats.rows_needed(passes, power=0.8, least=500) == 500
-    hopeless = partial(stats.power_superior, won=0.02, lost=0.01, level=0.05, min_effect=0.02)
-    assert stats.rows_needed(hopeless, power=0.8, least=30) is None
+    assert n == pytest.approx(power.rows_for_superiority(discordant=0.085, gain=0.065, level=0.05, power=0.8), rel=0.1)
+    assert power.rows_needed(passes, power=0.8, least=500) == 500
+    hopeless = partial(power.power_superior, won=0.02, lost=0.01, level=0.05, min_effect=0.02)
+    assert power.rows_needed(hopeless, power=0.8, least=30) is None
 
 
 # --- a fall below the reference
