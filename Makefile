@@ -43,7 +43,7 @@ repro: .venv/.ready     ## every stage of dvc.yaml on the data of this workspace
 	@dvc repro $(ARGS)
 
 trials: .venv/.ready     ## inject every fault of tests/trials, slow ones too, run the DAGs in a real scheduler, and a small demo
-	@OMP_NUM_THREADS=1 pytest tests/trials tests/test_up.py tests/test_demo.py $(ARGS)
+	@OMP_NUM_THREADS=1 pytest tests/trials tests/test_up.py tests/test_up_approval.py tests/test_dags_promotion.py tests/test_rebase.py tests/test_demo.py $(ARGS)
 
 bench: .venv/.ready     ## every script of benchmarks/
 	@for script in benchmarks/*.py; do

@@ -1,6 +1,9 @@
-"""Ledger, alias and bytes of every champion agree, and its monitor runs, or the task fails and says what is wrong.
+"""Ledger, MLflow's aliases, bytes and verdict of every champion agree, or the last good one is put back; and its monitor runs.
 
 guard (mapped over the adapters), monitored (mapped likewise): neither stops the other
+
+What the guard changed stands in its log, in the tag `guard` of the versions in MLflow, and people are told (notify.events:
+restored). It fails where no version is left that may serve.
 """
 
 import os
@@ -13,14 +16,20 @@ WORKSPACE = Path(os.environ.get("RETRAIN_WORKSPACE", Path(__file__).resolve().pa
 PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
 
 
-@dag(schedule="*/10 * * * *", catchup=False, max_active_runs=1, tags=["retrain"], doc_md=__doc__)
+@dag(schedule="*/5 * * * *", catchup=False, max_active_runs=1, tags=["retrain"], doc_md=__doc__)
 def guard_champion():
     @task
     def guard(adapter):
-        from retrain import release
+        from retrain import guard, notify
         from retrain.workspace import Workspace
 
-        return release.guard(Workspace.open(WORKSPACE), adapter)
+        workspace = Workspace.open(WORKSPACE)
+        found = guard.reconcile(workspace, adapter)
+        for line in (*found.changes, *found.notes):
+            print(line)
+        if found.changes:
+            notify.restored(workspace, adapter, what=f"put right: {found.told()}", changes=found.changes)
+        return found.told()
 
     @task
     def monitored(adapter, *, data_interval_end=None):

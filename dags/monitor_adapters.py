@@ -1,6 +1,7 @@
 """Every adapter's window, measured and decided; an adapter that fires rings its retraining.
 
     adapters -> monitor (mapped: one bad adapter does not stop the others) --fired--> asset of that adapter
+             -> after_promotion (mapped): a new champion against its predecessor --harmed: rolled back--> asset of that adapter
 
 Windows that were missed since the last recorded one (a pause, a dead scheduler) are measured first, each once. A backfill
 measures its own window, which never trains unless a person says so: with `ask` the run's own window may, where a policy is
@@ -57,7 +58,26 @@ def monitor_adapters():
                 outlet_events[FIRED].add(asset, extra={"end": seen.record.end})
         return seen.record.as_dict()
 
+    @task(outlets=[FIRED], max_active_tis_per_dagrun=1)
+    def after_promotion(adapter, *, data_interval_end=None, params=None, outlet_events=None):
+        import datetime
+
+        from retrain import ledger, notify, probation
+        from retrain.records import parse_time
+        from retrain.workspace import Workspace
+
+        end = params["end"] or data_interval_end or datetime.datetime.now(datetime.UTC)
+        workspace = Workspace.open(WORKSPACE)
+        found = probation.look(workspace, adapter, parse_time(end))
+        if isinstance(found, ledger.Watch) and found.outcome == "harmed":
+            notify.restored(workspace, adapter, what="the new champion is shown to be worse", changes=[found.told()])
+            asset = Asset(f"fired-{adapter}", f"retrain://fired/{adapter}")
+            outlet_events[FIRED].add(asset, extra={"end": found.end})
+        told = found.told() if isinstance(found, ledger.Watch) else found
+        return told or "nothing is watched"
+
     monitor.expand(adapter=sorted(PARAMS["adapters"]))
+    after_promotion.expand(adapter=sorted(PARAMS["adapters"]))
 
 
 DAG = monitor_adapters()

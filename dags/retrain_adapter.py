@@ -1,14 +1,19 @@
 """One DAG an adapter: what to do comes from the recorded state, an asset event only wakes it.
 
-    collect -> retrain (child process: dvc repro, live log in MLflow) -> promote (register, ledger, alias)
+    collect -> retrain (child process: dvc repro, live log in MLflow) -> challenge (register) -> asks
+            -> approve (only where promotion.approval is airflow) -> wait (for an answer in MLflow, pauses and hours)
+            -> promote (looks at verdict and answer again; ledger, alias)
 
-A rejection is a value: `promote` then records nothing and says why; the refused attempt is in the ledger and in MLflow.
+A rejection is a value, the gate's and a person's: `promote` says why, and a person's is a line of the ledger. All that is
+read at parse time are the adapters' names and `promotion`.
 """
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -18,6 +23,7 @@ PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
 
 def build(adapter):
     """The retraining DAG of one adapter; its runs are serial."""
+    rules = {**PARAMS["promotion"], **PARAMS["adapters"][adapter].get("override", {}).get("promotion", {})}
 
     @dag(
         dag_id=f"retrain_{adapter.replace('-', '_')}",
@@ -54,19 +60,60 @@ def build(adapter):
             return made.attempt.as_dict()
 
         @task
-        def promote(attempt):
-            from retrain import projections, release
+        def challenge(attempt):
+            from retrain import notify, release
             from retrain.workspace import Workspace
 
-            workspace, promoted = Workspace.open(WORKSPACE), None
-            if attempt["promote"]:
-                promoted = release.promote(workspace, adapter).promotion.as_dict()
-            else:
+            if not attempt["promote"]:
                 print(f"not promoted: {attempt['why']}")
-            projections.refresh(workspace, adapter, panels=False, say=print)
-            return promoted
+                return {"asks": "nobody", "subject": "", "card": ""}
+            workspace = Workspace.open(WORKSPACE)
+            challenged = release.challenge(workspace, adapter)
+            if challenged.asks != "auto":
+                notify.waiting(workspace, adapter, asks=challenged.asks, subject=challenged.subject)
+            return vars(challenged)
 
-        promote(retrain(collect()))
+        @task.branch
+        def asks(challenged):
+            return "approve" if challenged["asks"] == "airflow" else "wait"
+
+        @task.sensor(poke_interval=60, timeout=90 * 86400, mode="reschedule", trigger_rule="none_failed_min_one_success")
+        def wait():
+            from retrain import permission
+            from retrain.workspace import Workspace
+
+            why = permission.waits(Workspace.open(WORKSPACE), adapter)
+            if why:
+                print(why)
+            return why is None
+
+        @task(trigger_rule="none_failed")  # after a rejection, too: the run stays green, so we record it
+        def promote(attempt, *, ti=None):
+            from retrain import permission, projections, release
+            from retrain.workspace import Workspace
+
+            if attempt is None:
+                raise AirflowSkipException("nothing was retrained")
+            workspace, concluded = Workspace.open(WORKSPACE), None
+            if attempt["promote"]:
+                concluded = release.conclude(workspace, adapter, permission.from_airflow(ti.xcom_pull(task_ids="approve")))
+                print(concluded.told())
+            projections.refresh(workspace, adapter, panels=False, say=print)
+            return concluded.as_dict() if concluded else None
+
+        attempt = retrain(collect())
+        challenged = challenge(attempt)
+        approve = ApprovalOperator(
+            task_id="approve",
+            subject="{{ ti.xcom_pull(task_ids='challenge')['subject'] }}",
+            body="{{ ti.xcom_pull(task_ids='challenge')['card'] }}",
+            defaults="Reject",
+            response_timeout=timedelta(hours=rules["answer_hours"]),
+            assigned_users=[{"id": user, "name": user} for user in rules["users"]] or None,
+        )
+        waited = wait()
+        asks(challenged) >> [approve, waited]
+        approve >> waited >> promote(attempt)
 
     return retrain_adapter()
 

@@ -50,6 +50,11 @@ def index_page(rows: Sequence[Mapping[str, Any]]) -> str:
     return _template("index.html").render(rows=rows)
 
 
+def paper(title: str, markdown: str) -> str:
+    """Markdown as a page; raw HTML in it stays text."""
+    return _template("paper.html").render(title=title, html=_safe(_markdown(markdown)))
+
+
 def hop_page(name: str, address: str | None, *, by_path: bool) -> str:
     """A door to a service whose port is new at each `retrain up`; what follows # goes along, as a path or as a fragment."""
     return _template("hop.html").render(name=name, address=address, by_path=by_path)

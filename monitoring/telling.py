@@ -149,7 +149,7 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
     written = ("written", moment(parse_time(entry.at)))
     if isinstance(entry, ledger.Promotion):
         lines = [f"It replaces v{entry.replaces}." if entry.replaces else "It is the first champion."]
-        lines += ["A person forced it past the gate."] if entry.forced else []
+        lines += [f"A person forced it past the gate: {entry.reason}."] if entry.forced else []
         facts = [written, ("bytes", entry.digest[:12]), ("git tag", entry.tag)]
         bound = {"facts": tuple(facts), "digest": entry.digest, "commit": entry.commit}
         return Event(at, "promotion", key, f"{entry.tag} serves", tuple(lines), **bound)
@@ -166,8 +166,14 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
         return Event(at, "dataset", key, f"Suites changed: {ledger.changed(entry)}", (entry.reason,), facts=(written,))
     if isinstance(entry, ledger.Erasure):
         return Event(at, "dataset", key, ledger.erased(entry), (entry.reason,), facts=(written,))
+    if not isinstance(entry, ledger.Label):
+        return Event(at, "release", key, _capital(entry.told()), facts=(written,))
     words = f"{entry.label} ({count(entry.rows, 'row')} of users who needed it)"
     return Event(at, "labels", key, "1 label admitted", (words,), facts=(written,))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 # --- the sentence

@@ -1,4 +1,4 @@
-"""What is wrong with this machine or this workspace, and the fix. Looks only: it changes nothing and imports no vendor."""
+"""What is wrong with this machine or this workspace, and the fix. It looks only, and imports no vendor."""
 
 import re
 import shutil
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from retrain import tombstones
+from retrain import leftovers, tombstones
 from retrain.base import residency
-from retrain.errors import ParamsError, RetrainError
+from retrain.errors import DataError, ParamsError, RetrainError
 from retrain.params import Params
 from retrain.process import environment, public
 from retrain.tombstones import VARIABLE
@@ -66,6 +66,7 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
     yield _dvc_remote(workspace)
     yield _mlflow(workspace.params)
     yield _user_ids(workspace)
+    yield from _checkout(workspace.root)
     yield from _bases(workspace)
     yield _gpu(workspace.params.train.device)
 
@@ -77,6 +78,17 @@ def _user_ids(workspace: Workspace) -> Finding:
     except RetrainError as error:
         return Finding("user ids", False, str(error), f"give a whole key in {VARIABLE}")
     return Finding("user ids", True, "kept as keyed hashes") if kept else Finding("user ids", None, LACKING)
+
+
+def _checkout(root: Path) -> Iterator[Finding]:
+    """What would stop DVC or git in this folder."""
+    for left in leftovers.find(root):
+        fix = f"wait for {left.owner}" if left.owner else "`retrain doctor --repair` takes it away"
+        yield Finding("left behind", False, f"{left.path}: {left.what}", fix)
+    try:
+        leftovers.check_lock(root)
+    except DataError as error:
+        yield Finding("dvc.lock", False, str(error), "`git checkout -- dvc.lock` brings back what was committed")
 
 
 # --- the machine

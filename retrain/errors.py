@@ -6,6 +6,7 @@
     ├── NotEnoughData               4  nothing to do yet: too few rows to tell
     ├── NothingToDo                 4  the state asked for is already there
     ├── BusyError                   5  another job holds the lock; try again later
+    ├── WaitingError                5  a person has not answered yet, or promotions are paused; try again later
     ├── StaleError                  6  somebody else moved first: what this was based on no longer holds
     ├── RejectedError               3  the gate, or a person, said no
     ├── EndpointError               1  a model behind an endpoint did not answer, or sent no answer
@@ -44,6 +45,10 @@ class NothingToDo(RetrainError):
 
 
 class BusyError(RetrainError):
+    exit_code = 5
+
+
+class WaitingError(RetrainError):
     exit_code = 5
 
 

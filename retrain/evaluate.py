@@ -6,7 +6,8 @@ one machine. A suite is asked whole or not at all: in bf16 the rows beside a row
 must not depend on what was asked before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,19 @@ class Arms:
 
     def adapter_arm(self, folder: Path, rows: Sequence[Example], name: str) -> list[str]:
         run = read_json(folder / "run.json")
-        return self._ask(name, train.verify(folder), folder, rows, run["prompt"], run["labels"], run["max_length"])
+        with self._on(Path("out/base") / run["base"]):
+            return self._ask(name, train.verify(folder), folder, rows, run["prompt"], run["labels"], run["max_length"])
+
+    @contextmanager
+    def _on(self, folder: Path) -> Iterator[None]:
+        """An adapter answers on the base that it was trained on: not the candidate's, while a base is replaced."""
+        if not folder.exists():
+            raise DataError(f"{folder} is not here, on which an adapter that is asked was trained: `dvc pull {folder}`")
+        candidates, self.base_folder = self.base_folder, folder
+        try:
+            yield
+        finally:
+            self.base_folder = candidates
 
     def base_arm(self, rows: Sequence[Example]) -> list[str]:
         digest, system = base.digest(self.base_folder), prompts.read_prompt(Path(self.spec.prompt))

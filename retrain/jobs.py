@@ -12,18 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import datachecks, edits, ledger, preflight, publish, tombstones
+from retrain import datachecks, edits, inputs, ledger, preflight, publish
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
 from retrain.policies import Purpose
 from retrain.process import git
-from retrain.records import Example, file_digest, read_examples, read_json, read_jsonl, stamp, write_json, write_jsonl
+from retrain.records import Example, file_digest, read_json, read_jsonl, stamp
 from retrain.registry import Registry
 from retrain.verdict import Verdict, read_verdict
 from retrain.workspace import Clone, Workspace
 
 LOCK_WAIT = 5.0  # seconds: a job that lasts minutes is not waited for, the caller tries again
+RELEASE = "{}.release"  # lock of the jobs that change what serves; no adapter's name has a dot
 TRIES = 4  # pushes; each failed one means that somebody else landed
 Say = Callable[[str], None]
 
@@ -43,20 +44,36 @@ def now() -> str:
 
 
 @contextmanager
-def job(workspace: Workspace, adapter: str, name: str) -> Iterator[Clone]:
-    """The adapter's lock and a clone."""
+def job(workspace: Workspace, adapter: str, name: str, *, lock: str = "{}") -> Iterator[Clone]:
+    """The adapter's lock and a clone.
+
+    lock: what is held, with {} for the adapter. What changes the version that serves holds its own (RELEASE): a training of
+    hours holds up no rollback.
+    """
     workspace.params.adapter(adapter)
-    with workspace.lock(adapter, wait_seconds=LOCK_WAIT), workspace.clone(f"{name}-{adapter}") as clone:
+    with workspace.lock(lock.format(adapter), wait_seconds=LOCK_WAIT), workspace.clone(f"{name}-{adapter}") as clone:
         yield clone
 
 
 @contextmanager
 def alone(workspace: Workspace) -> Iterator[None]:
-    """Every adapter's lock, in one order for all: no job of any adapter runs meanwhile."""
+    """Every adapter's locks, in one order for all: no job of any adapter runs meanwhile."""
     with ExitStack() as stack:
         for adapter in sorted(workspace.params.adapters):
-            stack.enter_context(workspace.lock(adapter, wait_seconds=LOCK_WAIT))
+            for name in (adapter, RELEASE.format(adapter)):
+                stack.enter_context(workspace.lock(name, wait_seconds=LOCK_WAIT))
         yield
+
+
+def write_line(clone: Clone, adapter: str, line: ledger.Entry) -> None:
+    """Append one line to the ledger, by push."""
+
+    def write(clone: Clone) -> None:
+        ledger.append(clone.root, adapter, line)
+        clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: {line.told()[:100]}")
+
+    write(clone)
+    clone.publish(write, tries=TRIES)
 
 
 def retrain(
@@ -67,14 +84,15 @@ def retrain(
     purpose: Purpose = "improve",
     audited: Sequence[Example] = (),
     overrides: Sequence[str] = (),
+    trial: bool = False,
     say: Say = lambda line: None,
 ) -> Attempted:
     """Train a candidate on all live rows, put it before the gate and record the attempt.
 
     The same `end` twice is one attempt; one older than the newest attempt raises ParamsError. purpose is `first` whatever is
-    given, as long as nothing serves.
+    given, as long as nothing serves. trial: the overrides leave params.yaml again where the gate does not pass the candidate.
     """
-    asked = _Asked(adapter, stamp(end), purpose, tuple(audited), tuple(overrides), workspace.root)
+    asked = inputs.Asked(adapter, stamp(end), purpose, tuple(audited), tuple(overrides), workspace.root, trial)
     unpushed = workspace.unpushed()
     if unpushed:
         say(f"note: {unpushed}; a retraining uses what {workspace.remote} holds: commit and push what it shall see")
@@ -84,7 +102,7 @@ def retrain(
             return known
         os.environ["RETRAIN_CACHE"] = str(workspace.local)
         preflight.files(clone.root, params_.load(clone.root).of(adapter), adapter)
-        paths = _inputs(clone, asked)
+        paths = inputs.put(clone, asked)
         preflight.check(clone.root, params_.load(clone.root).of(adapter), adapter)
         registry, run_id = publish.open_run(workspace, adapter, asked.at, say)
         try:
@@ -105,19 +123,7 @@ def retrain(
         return made[-1]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a retraining was asked for; `at` is the stamp of its end."""
-
-    adapter: str
-    at: str
-    purpose: Purpose
-    audited: tuple[Example, ...]
-    overrides: tuple[str, ...]
-    home: Path = Path()  # the workspace
-
-
-def _known(clone: Clone, asked: _Asked) -> Attempted | None:
+def _known(clone: Clone, asked: inputs.Asked) -> Attempted | None:
     """The attempt that the ledger already has for this end."""
     lines = ledger.read(clone.root, asked.adapter)
     known = ledger.attempt_at(lines, asked.at)
@@ -129,84 +135,7 @@ def _known(clone: Clone, asked: _Asked) -> Attempted | None:
     return None
 
 
-def _inputs(clone: Clone, asked: _Asked) -> list[str]:
-    """Put this attempt's inputs into the clone: data, champion, purpose, audit file; what git has to commit for them."""
-    adapter, suites = asked.adapter, f"data/suites/{asked.adapter}"
-    clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"{suites}.dvc", f"data/failures/{adapter}.dvc", f"champion/{adapter}.dvc"])
-    paths: list[str] = []
-    if asked.overrides:
-        edits.set_values(clone.root / "params.yaml", list(asked.overrides))
-        paths.append("params.yaml")
-    entries = ledger.read(clone.root, adapter)
-    folder = clone.root / suites / "audit"
-    asked = replace(asked, audited=tuple(tombstones.read(clone.root, asked.home).without(asked.audited)))
-    if _audit(folder, asked, ledger.state(entries).attempts):
-        paths += clone.dvc_add(suites)
-    serving = ledger.state(entries).champion
-    state_file = clone.root / "champion" / f"{adapter}.json"
-    if serving and read_json(state_file)["digest"] != serving.digest:
-        paths += clone.set_champion(adapter, commit=serving.commit, digest=serving.digest)
-    audit = max((path.stem for path in folder.glob("*.jsonl")), default=None)
-    write_json(
-        state_file,
-        {
-            "schema": 1,
-            "adapter": adapter,
-            "purpose": asked.purpose if serving else "first",
-            "version": serving.version if serving else None,
-            "digest": serving.digest if serving else None,
-            "attempts": ledger.tried_on(entries, audit),
-            "audit": audit,
-            "anchors": _anchors(clone, adapter, read_json(state_file)),
-            "changes": ledger.suite_changes(entries, serving.digest) if serving else 0,
-        },
-    )
-    return [*paths, f"champion/{adapter}.json"]
-
-
-def _anchors(clone: Clone, adapter: str, before: dict[str, Any]) -> dict[str, dict[str, bool]]:
-    """suite -> row -> whether the champion was right that served when the row entered; `before`: state of the last attempt.
-
-    That is the champion's answer in the first attempt that asked it about the row: those of the last attempt's rows that have
-    no anchor yet get it now. A relabelled row is another row, with an anchor of its own; a row that left loses its anchor.
-    """
-    known = {suite: dict(rows) for suite, rows in before.get("anchors", {}).items()}
-    metrics = clone.root / "out" / adapter / "metrics.json"
-    if not before["digest"] or not metrics.exists() or read_json(metrics)["champion"] != before["digest"]:
-        return known  # nothing has been judged against this champion yet
-    if f"out/{adapter}/predictions" not in (clone.root / "dvc.lock").read_text("utf-8"):
-        return known  # an erasure took them
-    clone.dvc("pull", "--force", f"out/{adapter}/predictions")
-    found: dict[str, dict[str, bool]] = {}
-    for row in read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl"):
-        suite, right = row["suite"], row["arms"].get("champion", {}).get("right")
-        anchor = known.get(suite, {}).get(row["id"], right)
-        if suite in ("golden", "retained") and anchor is not None:
-            found.setdefault(suite, {})[row["id"]] = anchor
-    return found
-
-
-def _audit(folder: Path, asked: _Asked, attempts: Sequence[ledger.Attempt]) -> bool:
-    """Write this attempt's audit file: audited rows that no verdict has read; False where nothing is new.
-
-    A file that no verdict came of (`not_evaluated`: too few rows, mostly) has not been read: its rows move into the new one.
-    """
-    files = {path.stem: read_examples(path) for path in sorted(folder.glob("*.jsonl"))}
-    if asked.at in files:
-        return False
-    tried = {attempt.audit for attempt in attempts}
-    waiting = [stem for stem in files if stem in tried and stem not in {a.audit for a in ledger.judged(attempts)}]
-    held = {origin.request_id for rows in files.values() for row in rows for origin in row.origins}
-    new = [row for row in asked.audited if not any(origin.request_id in held for origin in row.origins)]
-    if not new:
-        return False
-    write_jsonl(folder / f"{asked.at}.jsonl", [*(row for stem in waiting for row in files[stem]), *new])
-    for stem in waiting:
-        (folder / f"{stem}.jsonl").unlink()
-    return True
-
-
-def _record(clone: Clone, asked: _Asked, paths: Sequence[str]) -> Attempted:
+def _record(clone: Clone, asked: inputs.Asked, paths: Sequence[str]) -> Attempted:
     """Commit what reproduces the attempt, then its ledger line."""
     adapter, at = asked.adapter, asked.at
     out = clone.root / "out" / adapter
@@ -235,6 +164,9 @@ def _record(clone: Clone, asked: _Asked, paths: Sequence[str]) -> Attempted:
     )
     ledger.append(clone.root, adapter, attempt)
     clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: ledger: {verdict.status}")
+    if asked.trial and asked.overrides and not verdict.promote:
+        clone.git("checkout", "--quiet", f"origin/{clone.branch}", "--", "params.yaml")
+        clone.commit(["params.yaml"], f"{adapter}: stays as it is: {', '.join(asked.overrides)} did not pass")
     return Attempted(attempt, verdict, metrics, fresh=True)
 
 
@@ -246,12 +178,12 @@ def predictions(workspace: Workspace, adapter: str, commit: str) -> list[dict[st
         return read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl")
 
 
-def _again(clone: Clone, asked: _Asked) -> Attempted:
+def _again(clone: Clone, asked: inputs.Asked) -> Attempted:
     """The branch moved: own inputs back, reproduce (the run cache makes it seconds), commit."""
     known = _known(clone, asked)
     if known:
         return known
-    paths = _inputs(clone, asked)
+    paths = inputs.put(clone, asked)
     clone.dvc("repro", f"gate@{asked.adapter}")
     return _record(clone, asked, paths)
 

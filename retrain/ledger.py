@@ -6,136 +6,96 @@ is a projection of `state`. All but `read` and `append` is pure.
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from retrain.errors import DataError, IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError
-from retrain.records import Record, dumps, lines_of
-from retrain.text import is_text
+from retrain.errors import DataError, IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError, WaitingError
+from retrain.lines import (
+    ENTRY,
+    MOST_REASON,
+    Approval,
+    Attempt,
+    Decision,
+    Entry,
+    Erasure,
+    Label,
+    Pause,
+    Promotion,
+    Purpose,
+    Release,
+    Restored,
+    Resume,
+    Rollback,
+    Suite,
+    Watch,
+    changed,
+    describe,
+    erased,
+    reason_of,
+)
+from retrain.records import dumps, lines_of, parse_time
 
-MOST_REASON = 500  # characters
+__all__ = [
+    "MOST_REASON",
+    "Approval",
+    "Attempt",
+    "Decision",
+    "Entry",
+    "Erasure",
+    "Label",
+    "Pause",
+    "Promotion",
+    "Purpose",
+    "Release",
+    "Restored",
+    "Resume",
+    "Rollback",
+    "Suite",
+    "Watch",
+    "changed",
+    "describe",
+    "erased",
+    "reason_of",
+]
 
-Purpose = Literal["first", "improve", "replace"]
-Status = Literal["passed", "failed", "not_evaluated"]
-
-
-def reason_of(text: str, why: str) -> str:
-    """A person's reason on one line, as the ledger keeps it; ParamsError where it is blank, too long or no text."""
-    told = " ".join(text.split())
-    if not is_text(told):
-        raise ParamsError(f"--reason {told[:40]!r} is not UTF-8 text: say {why} in words")
-    if not told or len(told) > MOST_REASON:
-        raise ParamsError(f"--reason has {len(told)} characters: say in 1 to {MOST_REASON} {why}, the ledger keeps it for ever")
-    return told
-
-
-class Line(Record):
-    """One line; `at` is an ISO 8601 instant in UTC."""
-
-    at: str
-    adapter: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, `schema` first, nulls kept: "no champion" is said, not left out."""
-        data = self.model_dump(mode="json")
-        return {"schema": data.pop("schema_"), **data}
-
-
-class Attempt(Line):
-    """A candidate put before the gate, refused ones too."""
-
-    kind: Literal["attempt"] = "attempt"
-    purpose: Purpose
-    end: str  # stamp of the collection it was trained at
-    commit: str  # of the dvc.lock that reproduces it
-    digest: str  # sha256 of the adapter's manifest.json
-    status: Status
-    promote: bool
-    dataset: str
-    audit: str | None  # stamp of the audit file that the verdict read
-    champion: str | None  # digest of the champion it was judged against; null: none served, so the base was
-    base_digest: str | None = None  # of the base model's weights
-    why: str
-
-
-class Promotion(Line):
-    kind: Literal["promotion"] = "promotion"
-    version: int = Field(ge=1)
-    digest: str
-    commit: str
-    tag: str
-    replaces: int | None  # the version that served until now
-    forced: bool = False
-
-
-class Rollback(Line):
-    kind: Literal["rollback"] = "rollback"
-    from_version: int
-    version: int
-    digest: str
-    reason: str
-
-
-class Label(Line):
-    """A label that a person admitted; a record only: params.yaml is what configures."""
-
-    kind: Literal["label"] = "label"
-    label: str
-    rows: int = Field(ge=0)
-
-
-class Release(Line):
-    """A quarantined row that a person let go: the next collection takes it."""
-
-    kind: Literal["release"] = "release"
-    id: str  # of the record in data/quarantine/<adapter>/
-    reason: str
-
-
-class Suite(Line):
-    """Rows of the suites changed by a person: the suites' own file has them, this line is the record that they were."""
-
-    kind: Literal["suite"] = "suite"
-    change: Literal["add", "relabel", "retire"]
-    rows: int = Field(ge=1)
-    reason: str
-
-
-class Approval(Line):
-    """Synthetic rows that a person let train; a record only: `approved` in params.yaml is what configures."""
-
-    kind: Literal["approval"] = "approval"
-    recipe: str
-    reason: str
-
-
-class Erasure(Line):
-    """Rows of an erased user or request, gone from every dataset version: what used them can no longer be reproduced."""
-
-    kind: Literal["erasure"] = "erasure"
-    rows: int = Field(ge=0)
-    versions: tuple[int, ...]  # that learned them
-    candidates: tuple[str, ...]  # digests of all that learned them, versions or not
-    after: str | None  # end of the newest attempt then
-    tombstone: str  # first digits of its hash
-    reason: str
-
-
-Entry = Annotated[Attempt | Promotion | Rollback | Label | Release | Suite | Approval | Erasure, Field(discriminator="kind")]
-_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+ASKS = {
+    "airflow": "waits for a person: answer the task `approve` of its DAG (`retrain up`)",
+    "mlflow": "waits for a person: set the tag `approval` of its version in MLflow to approved or rejected",
+}
 
 
 @dataclass(frozen=True)
 class LedgerState:
-    """What the lines add up to; `previous` is the version that served just before `champion`."""
+    """What the lines add up to; `previous` is the version that served just before `champion`.
+
+    challenger: the newest attempt, where it passed, nobody has refused it, and it waits to be promoted. numbers: MLflow's
+    number of a version that had to be registered again. pause: the newest one, if nobody has resumed since.
+    """
 
     champion: Promotion | None
     previous: Promotion | None
     versions: dict[int, Promotion]
     attempts: tuple[Attempt, ...]
+    challenger: Attempt | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
+    pause: Pause | None = None
+
+    def number(self, version: int) -> int:
+        """MLflow's number of a version."""
+        return self.numbers.get(version, version)
+
+    def taken(self) -> dict[int, str]:
+        """Number -> digest: what no other bytes may ever be called."""
+        own = {version: line.digest for version, line in self.versions.items()}
+        return {**{self.number(version): digest for version, digest in own.items()}, **own}
+
+    def paused(self, now: datetime) -> Pause | None:
+        """The pause that holds at this instant."""
+        until = self.pause.until if self.pause else None
+        return None if until is not None and parse_time(until) <= now else self.pause
 
 
 def ledger_path(root: Path, adapter: str) -> Path:
@@ -160,7 +120,7 @@ def parse(text: str, adapter: str) -> list[Entry]:
 
 def _parse(line: str, where: str, adapter: str) -> Entry:
     try:
-        entry = _ENTRY.validate_json(line)
+        entry = ENTRY.validate_json(line)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "line"
@@ -200,9 +160,11 @@ def _last_byte(path: Path) -> bytes:
 
 def state(entries: Iterable[Entry]) -> LedgerState:
     """Replay of the lines; a version that changes its bytes or was never promoted raises IntegrityError."""
-    champion = previous = None
+    champion = previous = pause = None
     versions: dict[int, Promotion] = {}
+    numbers: dict[int, int] = {}
     attempts = []
+    rejected: set[str] = set()
     for entry in entries:
         if isinstance(entry, Attempt):
             attempts.append(entry)
@@ -210,17 +172,49 @@ def state(entries: Iterable[Entry]) -> LedgerState:
             _same_bytes(versions.setdefault(entry.version, entry), entry)
             champion, previous = entry, champion
         elif isinstance(entry, Rollback):
-            if entry.version not in versions:
-                raise IntegrityError(
-                    f"the ledger rolls {entry.adapter} back to version {entry.version}, which no line before it promotes. "
-                    f"{_restore('ledger/' + entry.adapter + '.jsonl')}"
-                )
-            _same_bytes(versions[entry.version], entry)
-            champion, previous = versions[entry.version], champion
-    return LedgerState(champion, previous, versions, tuple(attempts))
+            champion, previous = _known(versions, entry), champion
+        elif isinstance(entry, Restored):
+            numbers[_known(versions, entry).version] = entry.number
+        elif isinstance(entry, Decision):
+            (rejected.discard if entry.approved else rejected.add)(entry.digest)
+        elif isinstance(entry, Pause | Resume):
+            pause = entry if isinstance(entry, Pause) else None
+    newest = attempts[-1] if attempts else None
+    waits = newest and newest.promote and newest.digest not in rejected | {line.digest for line in versions.values()}
+    challenger = newest if waits else None
+    return LedgerState(champion, previous, versions, tuple(attempts), challenger, numbers, pause)
 
 
-def _same_bytes(known: Promotion, entry: Promotion | Rollback) -> None:
+def good(entries: Iterable[Entry]) -> list[Promotion]:
+    """Versions that may serve, the champion first, then those that served before it, the latest first.
+
+    One that was rolled back from is none of them, unless it was put back since.
+    """
+    served: list[int] = []
+    known: dict[int, Promotion] = {}
+    for entry in entries:
+        if isinstance(entry, Promotion):
+            known[entry.version] = entry
+        elif isinstance(entry, Rollback):
+            ill = entry.from_version if entry.from_version > entry.version else None
+            served = [version for version in served if version != ill]
+        if isinstance(entry, Promotion | Rollback):
+            served = [*(version for version in served if version != entry.version), entry.version]
+    return [known[version] for version in reversed(served)]
+
+
+def _known(versions: dict[int, Promotion], entry: Rollback | Restored) -> Promotion:
+    """The promoted version that a line names, with the same bytes."""
+    if entry.version not in versions:
+        raise IntegrityError(
+            f"the ledger of {entry.adapter} has a line of kind {entry.kind} for version {entry.version}, which no line before "
+            f"it promotes. {_restore('ledger/' + entry.adapter + '.jsonl')}"
+        )
+    _same_bytes(versions[entry.version], entry)
+    return versions[entry.version]
+
+
+def _same_bytes(known: Promotion, entry: Promotion | Rollback | Restored) -> None:
     if known.digest != entry.digest:
         raise IntegrityError(
             f"the ledger gives {known.adapter} version {known.version} two digests, {known.digest[:12]} and "
@@ -248,12 +242,16 @@ def judged(attempts: Iterable[Attempt]) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.status != "not_evaluated"]
 
 
-def promote_line(entries: Sequence[Entry], *, digest: str, version: int, tag: str, at: str) -> Promotion:
+def promote_line(
+    entries: Sequence[Entry], *, digest: str, version: int, tag: str, at: str, approval: str = "auto", forced: str | None = None
+) -> Promotion:
     """The line that makes this candidate champion, or why not.
 
-    Its newest attempt decides: no passed verdict on these bytes is RejectedError; a champion other than the one it was
+    Its newest attempt decides: no passed verdict on these bytes is RejectedError, and so is a person's no; where params ask
+    for a person (approval other than `auto`) who has not answered there, WaitingError; a champion other than the one it was
     judged against is StaleError; the serving bytes themselves are NothingToDo. Bytes that served and were rolled back come
-    back by a rollback alone, which is a person's word: RejectedError.
+    back by a rollback alone, which is a person's word: RejectedError. A forced promotion, for the reason that is given, needs
+    an attempt and no more.
     """
     now = state(entries)
     if now.champion and now.champion.digest == digest:
@@ -264,16 +262,35 @@ def promote_line(entries: Sequence[Entry], *, digest: str, version: int, tag: st
     attempt = next((a for a in reversed(now.attempts) if a.digest == digest), None)
     if attempt is None:
         raise RejectedError(f"no attempt in the ledger judged the bytes {digest[:12]}: let the gate run on them first")
-    if not attempt.promote or attempt.status != "passed":
-        raise RejectedError(f"the verdict on {digest[:12]} is {attempt.status}: {attempt.why}")
-    if attempt.champion != (now.champion.digest if now.champion else None):
-        raise StaleError(_stale(attempt, now))
+    if forced is None:
+        _let_through(attempt, entries, now, approval)
     if version in now.versions:
         raise IntegrityError(f"version {version} is {now.versions[version].digest[:12]} in the ledger, not {digest[:12]}")
     return Promotion(
         at=at, adapter=attempt.adapter, version=version, digest=digest, commit=attempt.commit, tag=tag,
-        replaces=now.champion.version if now.champion else None,
+        replaces=now.champion.version if now.champion else None, forced=forced is not None, reason=forced,
     )  # fmt: skip
+
+
+def _let_through(attempt: Attempt, entries: Sequence[Entry], now: LedgerState, approval: str) -> None:
+    """Raises unless verdict and person let the candidate through, and it was judged against what serves."""
+    if not attempt.promote or attempt.status != "passed":
+        raise RejectedError(f"the verdict on {attempt.digest[:12]} is {attempt.status}: {attempt.why}")
+    said = decision(entries, attempt.digest)
+    if said and not said.approved:
+        raise RejectedError(f"the candidate of {attempt.adapter} at {attempt.end} was {said.told().partition(' ')[2]}")
+    if attempt.champion != (now.champion.digest if now.champion else None):
+        raise StaleError(_stale(attempt, now))
+    if approval != "auto" and (said is None or said.via != approval):
+        raise WaitingError(
+            f"the candidate of {attempt.adapter} at {attempt.end} passed the gate and {ASKS[approval]}; "
+            "promotion.approval in params.yaml says who is asked"
+        )
+
+
+def decision(entries: Iterable[Entry], digest: str) -> Decision | None:
+    """What a person said last about these bytes."""
+    return next((e for e in reversed(list(entries)) if isinstance(e, Decision) and e.digest == digest), None)
 
 
 def _rolled_back(served: Promotion, entries: Sequence[Entry]) -> str:
@@ -310,30 +327,6 @@ def rollback_line(entries: Sequence[Entry], *, adapter: str, version: int | None
     )
 
 
-def describe(entry: Entry) -> str:
-    """One ledger line as a sentence."""
-    if isinstance(entry, Attempt):
-        return f"{entry.at} attempt at {entry.end}: {entry.status}: {entry.why}"
-    if isinstance(entry, Promotion):
-        return f"{entry.at} promoted {entry.tag}" + (f", in place of v{entry.replaces}" if entry.replaces else "")
-    if isinstance(entry, Rollback):
-        return f"{entry.at} from v{entry.from_version} to v{entry.version}: {entry.reason}"
-    if isinstance(entry, Release):
-        return f"{entry.at} released from quarantine: {entry.id}: {entry.reason}"
-    if isinstance(entry, Suite):
-        return f"{entry.at} suites changed: {changed(entry)}: {entry.reason}"
-    if isinstance(entry, Approval):
-        return f"{entry.at} synthetic rows approved: recipe {entry.recipe}: {entry.reason}"
-    if isinstance(entry, Erasure):
-        used = f"v{', v'.join(map(str, entry.versions))} used them" if entry.versions else "no version used them"
-        return f"{entry.at} {erased(entry)} ({used}): {entry.reason}"
-    return f"{entry.at} label admitted: {entry.label} ({entry.rows} rows)"
-
-
-def erased(entry: Erasure) -> str:
-    return f"{entry.rows} row{'' if entry.rows == 1 else 's'} erased on {entry.at[:10]}, no longer reproducible"
-
-
 def erasures(entries: Iterable[Entry], digest: str | None) -> list[Erasure]:
     """The erasures of rows that the adapter with this digest learned."""
     return [entry for entry in entries if isinstance(entry, Erasure) and digest in entry.candidates]
@@ -343,11 +336,6 @@ def owed(entries: Sequence[Entry]) -> list[Erasure]:
     """The erasures for which a retraining is due: what serves has learned the rows."""
     champion = state(entries).champion
     return erasures(entries, champion.digest) if champion else []
-
-
-def changed(entry: Suite) -> str:
-    words = {"add": "added to golden", "relabel": "given another answer", "retire": "retired"}
-    return f"{entry.rows} row{'s' if entry.rows > 1 else ''} {words[entry.change]}"
 
 
 def suite_changes(entries: Sequence[Entry], digest: str | None) -> int:

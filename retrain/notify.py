@@ -1,4 +1,5 @@
-"""Tells people through apprise: a window fired, a window could not be measured, the monitor has not run.
+"""Tells people through apprise: a window fired or could not be measured, the monitor has not run, the guard had to put
+something right, a candidate waits for an answer.
 
 Telling is beside the work: an address that does not answer is a warning, never a failed window. Addresses may name
 variables of the environment, and no message of ours shows what they hold.
@@ -20,7 +21,7 @@ from retrain.records import from_stamp, parse_time, read_json, write_json
 from retrain.registry import Registry
 from retrain.workspace import Workspace
 
-Kind = Literal["fire", "failed", "stale"]
+Kind = Literal["fire", "failed", "stale", "restored", "waiting"]
 Say = Callable[[str], None]
 PATIENCE = 1.5  # window lengths without a new window before the monitor counts as standing still: half of one to measure in
 NAMED = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -75,6 +76,18 @@ def failed(workspace: Workspace, adapter: str, *, end: str, error: BaseException
     words = str(error) if isinstance(error, RetrainError) else type(error).__name__
     title = f"{adapter}: the window that ended {end} could not be measured"
     return send(workspace.params.of(adapter).notify, "failed", title=title, body=words, say=say)
+
+
+def restored(workspace: Workspace, adapter: str, *, what: str, changes: Sequence[str], say: Say = warn) -> int:
+    """The guard had to put something right, or the watch after a promotion found harm."""
+    title = f"{adapter}: {what}"
+    return send(workspace.params.of(adapter).notify, "restored", title=title, body="\n".join(changes), say=say)
+
+
+def waiting(workspace: Workspace, adapter: str, *, asks: str, subject: str, say: Say = warn) -> int:
+    """A candidate waits for a person's answer."""
+    title = f"{adapter}: a candidate waits for your answer in {asks}"
+    return send(workspace.params.of(adapter).notify, "waiting", title=title, body=subject, say=say)
 
 
 # --- a monitor that has not run

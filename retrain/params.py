@@ -17,7 +17,7 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Judge, Section, Synthesize
+from retrain.sections import Judge, Promotion, Section, Synthesize
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -224,13 +224,9 @@ class Gates(Section):
     repair_min_rows: Positive
 
 
-class Promotion(Section):
-    approval: Literal["auto"]
-
-
 class Notify(Section):
     urls: tuple[str, ...]
-    events: tuple[Literal["fire", "failed", "stale"], ...]
+    events: tuple[Literal["fire", "failed", "stale", "restored", "waiting"], ...]
 
 
 class Params(Section):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Annotated, ClassVar, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from retrain.records import from_stamp
+from retrain.sections import Zone, of_the_day
 
 Answer = tuple[bool, str]
 Rows = Annotated[int, Field(ge=1)]
@@ -218,22 +219,11 @@ class Hours(Policy):
     kind: Literal["hours"]
     after: Annotated[int, Field(ge=0, le=23)]
     before: Annotated[int, Field(ge=0, le=24)]
-    timezone: str
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{name!r} is no time zone: give one such as Europe/Berlin, or UTC") from error
-        return name
+    timezone: Zone
 
     def says(self, case: Case) -> Answer:
         now = case.facts.at.astimezone(ZoneInfo(self.timezone))
-        inside = self.after <= now.hour < self.before
-        if self.after >= self.before:  # over midnight
-            inside = now.hour >= self.after or now.hour < self.before
+        inside = of_the_day(now, self.after, self.before)
         return inside, f"it is {now:%H:%M}, training starts after {self.after}:00 and before {self.before}:00 ({self.timezone})"
 
 

@@ -5,7 +5,7 @@ Every refusal is a ParamsError or a DataError, so that `retrain repro` exits 2 i
 
 from pathlib import Path
 
-from retrain import base, overlay, prompts
+from retrain import base, leftovers, overlay, prompts
 from retrain import params as params_
 from retrain.answers import Schema, misfit, schema_of
 from retrain.errors import DataError, RetrainError
@@ -37,6 +37,7 @@ def files(root: Path, params: params_.Params, adapter: str) -> None:
     needed = [f"data/seed/{adapter}.jsonl", *folders, f"champion/{adapter}.json"]
     missing = [name for name in needed if not (root / name).exists() and not (root / f"{name}.dvc").exists()]
     if not missing:
+        leftovers.check_lock(root)
         return
     seeds = {path.name.partition(".")[0] for path in (root / "data" / "seed").glob("*.jsonl*")}
     old = "`, `".join(sorted(seeds - set(params.adapters)))

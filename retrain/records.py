@@ -18,6 +18,7 @@ from retrain.errors import DataError, IntegrityError
 from retrain.text import normalise
 
 SCHEMA = 1
+ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "run.json", "trained_on.json"}  # and manifest.json
 
 
 class Record(BaseModel):
@@ -306,7 +307,10 @@ def rows_digest(examples: Iterable[Example]) -> str:
 
 
 def verify_folder(folder: Path, digest: str) -> None:
-    """Exactly the files that manifest.json lists, each of its sha256, and the manifest of this one; else IntegrityError."""
+    """Exactly the files that manifest.json lists, each of its sha256, and the manifest of this one; else IntegrityError.
+
+    Nothing but an adapter's own files is let through, whatever the manifest lists: weights are safetensors, never pickles.
+    """
     try:
         listed = read_json(folder / "manifest.json")["files"]
     except (DataError, KeyError, TypeError) as error:
@@ -315,5 +319,9 @@ def verify_folder(folder: Path, digest: str) -> None:
     if file_digest(found.pop("manifest.json")) != digest:
         raise IntegrityError(f"{folder}/manifest.json is not the one with sha256 {digest[:12]}")
     differ = sorted(set(found) ^ set(listed)) or sorted(name for name in found if file_digest(found[name]) != listed[name])
+    foreign = sorted(set(listed) - ADAPTER_FILES)
+    if foreign:
+        own = ", ".join(sorted(ADAPTER_FILES))
+        raise IntegrityError(f"{folder} holds {', '.join(foreign)}, an adapter has {own} alone: not loaded")
     if differ:
         raise IntegrityError(f"{folder} is not what its manifest.json says: {', '.join(differ[:5])} missing, added or changed")

@@ -22,7 +22,7 @@ def candidates(
     found = []
     with workspace.clone("score") as clone, contextlib.chdir(clone.root):
         for commit in commits:
-            params = _at(clone, commit, [f"out/{adapter}/adapter"], adapter)
+            params = at(clone, commit, [f"out/{adapter}/adapter"], adapter)
             arms = Arms(adapter, params, workspace.local / "answers")
             answers = arms.adapter_arm(Path("out") / adapter / "adapter", rows, f"test.csv {commit[:7]}")
             found.append(_by_part(rows, answers, parts))
@@ -34,7 +34,7 @@ def alternatives(
 ) -> dict[str, Scores]:
     """base and prompted on at most evaluate.base_rows rows a part, regression on all; taught what that commit taught."""
     with workspace.clone("score") as clone, contextlib.chdir(clone.root):
-        params = _at(clone, commit, [f"out/{adapter}/data"], adapter)
+        params = at(clone, commit, [f"out/{adapter}/data"], adapter)
         arms = Arms(adapter, params, workspace.local / "answers")
         taught = read_examples(Path("out") / adapter / "data" / "train.jsonl")
         few = [row for labels in parts.values() for row in _few(rows, labels, params.evaluate.base_rows)]
@@ -49,11 +49,11 @@ def alternatives(
 def taught(workspace: Workspace, adapter: str, commit: str) -> Counter[str]:
     """Rows that trained there, by answer."""
     with workspace.clone("score") as clone:
-        _at(clone, commit, [f"out/{adapter}/data"], adapter)
+        at(clone, commit, [f"out/{adapter}/data"], adapter)
         return Counter(row.answer for row in read_examples(clone.root / "out" / adapter / "data" / "train.jsonl"))
 
 
-def _at(clone: Clone, commit: str, paths: Sequence[str], adapter: str) -> Params:
+def at(clone: Clone, commit: str, paths: Sequence[str], adapter: str) -> Params:
     """Check out that commit with these products and the base; the adapter's params of then."""
     clone.git("checkout", "--quiet", "--detach", commit)
     params = Workspace.open(clone.root).params.of(adapter)

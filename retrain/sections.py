@@ -1,10 +1,24 @@
-"""Sections of params.yaml that describe a model behind an address; `params` has all the others."""
+"""Sections of params.yaml: models behind an address, synthesis, promotion; `params` has all the others."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone: give one such as Europe/Berlin, or UTC") from error
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Section(BaseModel):
@@ -91,3 +105,47 @@ class Synthesize(Section):
         if named is not None and (not named.startswith("data/prompts/") or ".." in Path(named).parts):
             raise ValueError(f"generator.template is {named!r}, must lie in data/prompts/: dvc.yaml watches that folder")
         return self
+
+
+def of_the_day(now: datetime, after: int, before: int) -> bool:
+    """Whether it is between these hours, which may lie over midnight."""
+    if after >= before:
+        return now.hour >= after or now.hour < before
+    return after <= now.hour < before
+
+
+class OfficeHours(Section):
+    """When promotions may happen: at these hours of these days."""
+
+    after: Annotated[int, Field(ge=0, le=23)]
+    before: Annotated[int, Field(ge=0, le=24)]
+    timezone: Zone
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...]
+
+    def closed(self, at: datetime) -> str | None:
+        """Why nothing is promoted at this instant, None within the hours."""
+        now = at.astimezone(ZoneInfo(self.timezone))
+        if DAYS[now.weekday()] in self.days and of_the_day(now, self.after, self.before):
+            return None
+        when = f"{self.after}:00 and {self.before}:00 on {', '.join(self.days)} ({self.timezone})"
+        return f"it is {DAYS[now.weekday()]} {now:%H:%M}, promotions happen between {when} (params.yaml, promotion.hours)"
+
+
+class Watch(Section):
+    """What is looked at after a promotion, and what a loss that is shown brings."""
+
+    windows: Annotated[int, Field(ge=1, le=1000)]
+    rows: Annotated[int, Field(ge=1)]
+    min_rows: Annotated[int, Field(ge=1)]
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    rollback: bool
+
+
+class Promotion(Section):
+    """Who lets a passed candidate serve, and when."""
+
+    approval: Literal["auto", "airflow", "mlflow"]
+    users: tuple[str, ...]
+    answer_hours: Annotated[float, Field(gt=0)]
+    hours: OfficeHours | None
+    watch: Watch

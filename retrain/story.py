@@ -177,6 +177,7 @@ def own_files(adapter: str, labels: Sequence[str], overrides: Sequence[str]) -> 
         data["adapters"].clear()
         data["adapters"][adapter] = spec
         data["gates"]["floor"] = {}
+        data["promotion"]["approval"] = "airflow"
         apply(data, tuple(overrides))
 
     what = "Name the label that fits the message." if labels else "Answer the message."
@@ -184,9 +185,10 @@ def own_files(adapter: str, labels: Sequence[str], overrides: Sequence[str]) -> 
 
 
 def params_with(adapters: Sequence[str]) -> str:
-    """The shipped params.yaml with these of its adapters alone, comments kept."""
+    """The shipped params.yaml with these of its adapters alone, comments kept; a person approves what they bring."""
 
     def change(data: Any) -> None:
+        data["promotion"]["approval"] = "airflow"
         for name in set(data["adapters"]) - set(adapters):
             del data["adapters"][name]
 

@@ -16,9 +16,8 @@ from retrain import base, fused, packing, process, prompts, steps
 from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
-from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, write_json
+from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, verify_folder, write_json
 
-FILES = {"adapter_model.safetensors", "adapter_config.json", "run.json", "trained_on.json"}  # no other is ever loaded
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
@@ -29,22 +28,9 @@ def digest(folder: Path) -> str:
 
 def verify(folder: Path) -> str:
     """Check every byte of an adapter folder against its manifest and return its digest."""
-    from retrain.errors import IntegrityError
-
-    folder = Path(folder)
-    listed = read_json(folder / "manifest.json")["files"]
-    present = {path.name for path in folder.iterdir()} - {"manifest.json"}
-    foreign = sorted(set(listed) - FILES)
-    if foreign:
-        raise IntegrityError(
-            f"{folder} holds {', '.join(foreign)}, an adapter has {', '.join(sorted(FILES))} alone: not loaded"
-        )
-    if present != set(listed):
-        raise IntegrityError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(listed)}: fetch the version again")
-    for name, sha in listed.items():
-        if file_digest(folder / name) != sha:
-            raise IntegrityError(f"{folder / name} does not match the manifest: fetch the version again")
-    return digest(folder)
+    found = digest(folder)
+    verify_folder(Path(folder), found)
+    return found
 
 
 def train(

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monitoring.windows import Window
-from retrain import release, simulate
+from retrain import simulate
 from retrain.answers import schema_of
 from retrain.generate import Model
 from retrain.ledger import Promotion
 from retrain.records import read_json
+from retrain.registry import load_champion
 from retrain.scoring import Judge
 from retrain.workspace import Workspace
 
@@ -33,7 +34,8 @@ class Users:
         """Ask the champion one window of messages and write the log; returns its path. NothingToDo without a champion."""
         from tqdm import tqdm
 
-        serving, folder = release.champion_folder(self.workspace, self.adapter)
+        champion = load_champion(self.adapter, self.workspace)
+        serving, folder = champion.promotion, champion.folder
         params = self.workspace.params.of(self.adapter)
         if self.model is None or self.model[0] != serving.version:
             self.model = (serving.version, Model(self._base(serving, folder), device=params.train.device, adapter=folder))

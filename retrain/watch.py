@@ -11,7 +11,7 @@ from monitoring.sources import Rows
 from monitoring.windows import Window
 from retrain import jobs, ledger, notify, policies, projections, review
 from retrain.door import Door, why_not_believed
-from retrain.errors import DataError, NothingToDo, RetrainError
+from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
 from retrain.process import git, public, try_git
 from retrain.records import Example, from_stamp, parse_time, stamp
@@ -199,7 +199,8 @@ def _enter_tests(audited: list[Example], share: float) -> int:
 
 
 def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
-    """What a retraining is for: the given end, else the end of the newest window that fired and was not yet acted on."""
+    """What a retraining is for: the given end, else that of the newest window that fired, or showed a champion to be harmed,
+    and was not yet acted on."""
     if end:
         return parse_time(end, "end")
     lines = jobs.entries(workspace, adapter)
@@ -207,6 +208,7 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
     done = attempts[-1].end if attempts else ""
     windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
     fired = [row["end"] for row in windows if row["fire"] and row["end"] > done]
+    fired += [line.end for line in lines if isinstance(line, ledger.Watch) and line.outcome == "harmed" and line.end > done]
     if not fired and any((line.after or "") == done for line in ledger.owed(lines)):
         return datetime.now(UTC).replace(microsecond=0)
     if not fired:
@@ -216,8 +218,21 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
     return from_stamp(max(fired))
 
 
-def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = ()) -> jobs.Attempted:
-    """`jobs.retrain` with the audited rows of the log store that are known before `end`."""
+def rebase(workspace: Workspace, adapter: str, base: str, end: datetime, *, say: Say) -> jobs.Attempted:
+    """Retrain on another base with purpose `replace`; the adapter keeps its own until a candidate on the new one passes."""
+    params = jobs.remote_params(workspace)
+    if base not in params.bases:
+        known = ", ".join(params.bases)
+        raise ParamsError(f"base {base!r} is not in params.yaml, which has {known}: add it under bases and push")
+    if params.adapter(adapter).base == base:
+        raise NothingToDo(f"{adapter} is on base {base} already")
+    return retrain(workspace, adapter, end, say=say, overrides=(f"adapters.{adapter}.base={base}",), trial=True)
+
+
+def retrain(
+    workspace: Workspace, adapter: str, end: datetime, *, say: Say, overrides: tuple[str, ...] = (), trial: bool = False
+) -> jobs.Attempted:
+    """`jobs.retrain` with the audited rows of the log store that are known before `end`; a trial of overrides replaces."""
     params, lines = jobs.remote_params(workspace).of(adapter), jobs.entries(workspace, adapter)
     done = ledger.attempt_at(lines, stamp(end))
     if done:  # before the logs, which may be gone by now
@@ -230,10 +245,12 @@ def retrain(workspace: Workspace, adapter: str, end: datetime, *, say: Say, over
             raise
         audited = []  # before there is traffic the shipped or seed rows judge
     owed = ledger.owed(lines)
-    purpose = "replace" if owed else _purpose(workspace, adapter, end, say)
+    purpose = "replace" if owed or trial else _purpose(workspace, adapter, end, say)
     if owed:
         say(f"purpose replace: {ledger.erased(owed[-1])}, and what serves has learned them")
-    return jobs.retrain(workspace, adapter, end=end, purpose=purpose, audited=audited, overrides=overrides, say=say)
+    return jobs.retrain(
+        workspace, adapter, end=end, purpose=purpose, audited=audited, overrides=overrides, trial=trial, say=say
+    )
 
 
 def _purpose(workspace: Workspace, adapter: str, end: datetime, say: Say) -> policies.Purpose:

@@ -4,11 +4,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import forging
 import pytest
+import servers
 import talking
 
 from retrain import base, endpoint
 from retrain import params as params_
+from retrain.workspace import Workspace
 
 WORDS = (
     *("where", "is", "my", "parcel", "refund", "card", "lost", "cancel", "order", "please", "a", "b", "answer"),
@@ -39,6 +42,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = params_.Base(source="path", name=str(folder / "raw"), file=None, revision=None, sha256=None)
     base.make("tiny", spec, folder / "base")
     return folder / "base"
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One workspace whose first version serves, for tests that bring their own candidates (`forging.another_candidate`)."""
+    return forging.released(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A real MLflow server on PostgreSQL."""
+    with servers.serve(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def contested(tmp_path_factory: pytest.TempPathFactory, mlflow_server: servers.Server) -> Workspace:
+    """`released`, with that server in the place of MLflow."""
+    named = (f"mlflow.uri={mlflow_server.uri}", "mlflow.timeout=3")
+    return forging.released(tmp_path_factory.mktemp("contested"), *named)
 
 
 @pytest.fixture

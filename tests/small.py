@@ -15,7 +15,7 @@ from monitoring import failures
 from retrain import jobs, ledger, release, story
 from retrain.edits import set_values
 from retrain.records import Example, dumps, file_digest, parse_time, read_json, write_json, write_jsonl
-from retrain.registry import Registry
+from retrain.registry import Registry, load_champion
 from retrain.workspace import Workspace, init
 
 TELLS = {"parcel": "order_status", "refund": "refund_status", "card": "payment_failed", "cancel": "cancel_order"}
@@ -84,17 +84,14 @@ def promoted(space: Workspace, end: str, purpose: Any = "improve") -> ledger.Pro
 
 def another_version(space: Workspace) -> ledger.Promotion:
     """A second version of the same weights serves, as if it had been promoted: its run.json differs by a space."""
-    first, folder = release.champion_folder(space, "support")
+    champion = load_champion("support", space)
+    first, folder = champion.promotion, champion.folder
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(shutil.copytree(folder, Path(scratch) / "adapter"))
-        (copy / "run.json").write_text((copy / "run.json").read_text() + " ")
-        manifest = read_json(copy / "manifest.json")
-        manifest["files"]["run.json"] = file_digest(copy / "run.json")
-        write_json(copy / "manifest.json", manifest)
-        digest = file_digest(copy / "manifest.json")
+        digest = altered(copy)
         registry = Registry.open(space.params.mlflow, space.root)
         run = registry.start_training("support", {"digest": digest})
-        version = registry.register("support", copy, digest=digest, tags={}, description="", run_id=run)
+        version = registry.register("support", copy, digest=digest, tags={}, description="", run_id=run, taken={})
     line = first.model_copy(update={"version": version, "digest": digest, "tag": f"support-v{version}", "replaces": 1})
     with space.clone("another") as clone:
         ledger.append(clone.root, "support", line)
@@ -102,6 +99,15 @@ def another_version(space: Workspace) -> ledger.Promotion:
         clone.publish(lambda c: None, tries=1)
         registry.follow("support", ledger.state(ledger.read(clone.root, "support")))
     return line
+
+
+def altered(folder: Path) -> str:
+    """Another version of the same weights; its digest."""
+    (folder / "run.json").write_text((folder / "run.json").read_text() + " ")
+    manifest = read_json(folder / "manifest.json")
+    manifest["files"]["run.json"] = file_digest(folder / "run.json")
+    write_json(folder / "manifest.json", manifest)
+    return file_digest(folder / "manifest.json")
 
 
 def wait(done: Any, what: str, seconds: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tables import SHA, failing, good, judge, right, suite
 
-from retrain import gate, jobs
+from retrain import gate, inputs
 from retrain.card import one_line
 from retrain.verdict import ChampionState, Verdict
 
@@ -100,19 +100,19 @@ class Folder:
 def test_the_anchor_of_a_row_is_the_first_champion_that_was_asked_about_it(tmp_path: Path) -> None:
     clone: Any = Folder(tmp_path)
     state: dict[str, Any] = {"digest": None}
-    assert jobs._anchors(clone, "support", state) == {}
+    assert inputs.anchors(clone, "support", state) == {}
     clone.judged(None, {"a": True})
-    assert jobs._anchors(clone, "support", state) == {}
+    assert inputs.anchors(clone, "support", state) == {}
     state = {"digest": "v1"}
-    assert jobs._anchors(clone, "support", state) == {}  # v1 serves, and no attempt has asked it yet
+    assert inputs.anchors(clone, "support", state) == {}  # v1 serves, and no attempt has asked it yet
     clone.judged("v1", {"a": True, "b": False, "c": None})
-    state["anchors"] = jobs._anchors(clone, "support", state)
+    state["anchors"] = inputs.anchors(clone, "support", state)
     assert state["anchors"] == {"golden": {"a": True, "b": False}}  # audit has no anchors; c was not measured
     state["digest"] = "v2"
     clone.judged("v2", {"a": False, "c": True, "d": True})
-    found = jobs._anchors(clone, "support", state)
+    found = inputs.anchors(clone, "support", state)
     assert found == {"golden": {"a": True, "c": True, "d": True}}  # a keeps v1's; b has left
-    assert jobs._anchors(clone, "support", {**state, "anchors": found}) == found
+    assert inputs.anchors(clone, "support", {**state, "anchors": found}) == found
 
 
 def test_predictions_that_an_erasure_took_are_not_asked_for(tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_predictions_that_an_erasure_took_are_not_asked_for(tmp_path: Path) -> N
     clone.judged("v1", {"a": True})
     (tmp_path / "dvc.lock").write_text("stages: {}")
     clone.dvc = None  # calling it would fail
-    assert jobs._anchors(clone, "support", {"digest": "v1", "anchors": {"golden": {"b": True}}}) == {"golden": {"b": True}}
+    assert inputs.anchors(clone, "support", {"digest": "v1", "anchors": {"golden": {"b": True}}}) == {"golden": {"b": True}}

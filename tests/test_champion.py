@@ -7,15 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small import TELLS, another_version, rows, workspace
 
-from retrain import base, jobs, ledger, release
+from retrain import base, guard, jobs, ledger, release, train
 from retrain.errors import IntegrityError
+from retrain.params import Mlflow
 from retrain.records import Example, file_digest, read_json, read_jsonl, write_jsonl
-from retrain.registry import Registry
+from retrain.registry import Registry, load_champion
 from retrain.users import Users
 from retrain.workspace import Workspace
 
@@ -88,7 +90,8 @@ def test_another_clone_of_the_tag_reproduces_every_byte(promoted: Workspace, tmp
 
 def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     users = Users(promoted, "support", [], [], [], random.Random(0))
-    serving, folder = release.champion_folder(promoted, "support")
+    champion = load_champion("support", promoted)
+    serving, folder = champion.promotion, champion.folder
 
     def half(source: Path, target: Path) -> None:
         Path(target).mkdir(parents=True)
@@ -133,43 +136,113 @@ def second(promoted: Workspace) -> ledger.Promotion:
     return another_version(promoted)
 
 
-def test_the_guard_reads_mlflows_own_bytes_and_the_verdict(promoted: Workspace, second: ledger.Promotion) -> None:
-    with pytest.raises(IntegrityError, match="support-v2 serves .* its verdict .* is passed on"):
-        release.guard(promoted, "support")
-    assert release.rollback(promoted, "support", version=1, reason="its verdict is another's").promotion.version == 1
-    assert release.guard(promoted, "support") == "support-v1 serves, its bytes and its verdict match"
-    release.champion_folder(promoted, "support")  # a good copy of our own must not hide what follows
-    digest = release.champion_folder(promoted, "support")[0].digest
-    manifests = (promoted.root / ".retrain/mlflow/artifacts").rglob("manifest.json")
-    weights = next(path for path in manifests if file_digest(path) == digest).with_name("adapter_model.safetensors")
-    good = weights.read_bytes()
-    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="missing, added or changed"):
-        release.guard(promoted, "support")
-    weights.write_bytes(good)
+def stored(space: Workspace, digest: str) -> Path:
+    """The folder in MLflow's store that holds these bytes."""
+    manifests = (space.root / ".retrain/mlflow/artifacts").rglob("manifest.json")
+    return next(path for path in manifests if file_digest(path) == digest).parent
 
 
-def test_an_alias_that_went_astray_follows_the_ledger_again(promoted: Workspace, second: ledger.Promotion) -> None:
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_the_guard_rolls_back_from_a_version_whose_verdict_is_anothers(promoted: Workspace, second: ledger.Promotion) -> None:
+    found = guard.reconcile(promoted, "support")
+    assert found.serving is not None
+    assert found.serving.tag == "support-v1"
+    assert "support-v2 may not serve: support-v2 has the bytes" in found.changes[0]
+    assert "MLflow's alias champion: from v2 to v1; it happened between " in found.changes[1]
+    line = jobs.entries(promoted, "support")[-1]
+    assert isinstance(line, ledger.Rollback)
+    assert (line.from_version, line.version) == (2, 1)
+    assert line.reason.startswith("the guard: support-v2 may not serve")
     registry = Registry.open(promoted.params.mlflow, promoted.root)
-    before = jobs.entries(promoted, "support")
+    assert "alias champion: from v2 to v1" in registry.version("support", 2).tags["guard"]
+    assert guard.reconcile(promoted, "support").changes == ()
+
+
+def test_an_alias_that_went_astray_follows_the_ledger_again_and_it_is_said_when(
+    promoted: Workspace, second: ledger.Promotion
+) -> None:
+    guard.reconcile(promoted, "support")
+    registry = Registry.open(promoted.params.mlflow, promoted.root)
+    before, looked = jobs.entries(promoted, "support"), registry.last_check("support")
+    registry.set_alias("support", "champion", 2)
+    told = json.loads(retrain(promoted, "reconcile", "support", "--json").stdout)
+    assert told["serving"]["version"] == 1
+    assert len(told["changes"]) == 1
+    assert told["changes"][0].startswith(f"MLflow's alias champion: from v2 to v1; it happened between {looked} and ")
     for put_right in (
         lambda: release.promote(promoted, "support"),
         lambda: release.rollback(promoted, "support", version=None, reason=""),
         lambda: release.rollback(promoted, "support", version=1, reason=""),
     ):
         registry.set_alias("support", "champion", 2)
-        with pytest.raises(IntegrityError, match="`retrain promote support` makes the alias follow the ledger"):
-            release.guard(promoted, "support")
         done = put_right()
         assert (done.promotion.version, done.line, done.repaired) == (1, None, True)
-        assert release.guard(promoted, "support").startswith("support-v1 serves")
+        assert guard.reconcile(promoted, "support").changes == ()
     assert jobs.entries(promoted, "support") == before
 
 
-def test_a_version_that_mlflow_lost_is_not_rolled_back_to(promoted: Workspace, second: ledger.Promotion) -> None:
+def test_a_version_that_nobody_has_is_not_rolled_back_to(promoted: Workspace, second: ledger.Promotion) -> None:
+    guard.reconcile(promoted, "support")
     registry = Registry.open(promoted.params.mlflow, promoted.root)
     before = jobs.entries(promoted, "support")
     registry.client.delete_model_version("support", "2")
-    with pytest.raises(IntegrityError, match="has no version 2 of support"):
-        release.rollback(promoted, "support", version=2, reason="")
+    with pytest.raises(IntegrityError, match="manifest.json is not the one"):
+        release.rollback(promoted, "support", version=2, reason="")  # DVC has other bytes at that commit
     assert jobs.entries(promoted, "support") == before
+    found = guard.reconcile(promoted, "support")
+    assert found.changes == ()
+    assert found.notes[0].startswith("support-v2, which a rollback would need, is gone: ")
+
+
+def test_bytes_that_changed_in_mlflows_store_are_registered_again_from_dvc(
+    promoted: Workspace, second: ledger.Promotion
+) -> None:
+    guard.reconcile(promoted, "support")
+    champion = load_champion("support", promoted)  # a good copy of our own must not hide what follows
+    flip(stored(promoted, champion.digest) / "adapter_model.safetensors")
+    found = guard.reconcile(promoted, "support")
+    assert "support-v1 is registered again: " in found.changes[0]
+    assert "adapter_model.safetensors missing, added or changed" in found.changes[0]
+    line = jobs.entries(promoted, "support")[-1]
+    assert isinstance(line, ledger.Restored)
+    assert (line.version, line.digest) == (1, champion.digest)
+    alias = Registry.open(promoted.params.mlflow, promoted.root).alias("support", "champion")
+    assert alias is not None
+    assert (alias.version, alias.digest) == (line.number, champion.digest)
+    assert load_champion("support", promoted) == champion
+
+
+# --- for whatever serves
+
+
+def test_a_copy_that_was_damaged_here_is_fetched_again(promoted: Workspace) -> None:
+    champion = load_champion("support", promoted)
+    flip(champion.folder / "adapter_model.safetensors")
+    assert load_champion("support", promoted) == champion
+    train.verify(champion.folder)
+    assert champion.run["labels"] == sorted(TELLS.values())
+
+
+def test_the_champion_comes_from_dvc_while_mlflow_is_down_and_from_here_while_git_is(promoted: Workspace) -> None:
+    champion = load_champion("support", promoted)
+    shutil.rmtree(champion.folder)
+    down = replace(promoted, params=promoted.params.model_copy(update={"mlflow": Mlflow(uri="http://127.0.0.1:9", timeout=1)}))
+    assert load_champion("support", down) == champion
+    origin = promoted.root / ".retrain" / "origin.git"
+    origin.rename(origin.with_name("away.git"))
+    try:
+        found = load_champion("support", down)
+    finally:
+        origin.with_name("away.git").rename(origin)
+    assert (found.digest, found.folder) == (champion.digest, champion.folder)
+    assert "as of the last look at the ledger" in found.notes[0]
+
+
+def test_a_champion_that_cannot_be_trusted_is_passed_over_for_the_last_good_one_which_is_said(promoted: Workspace) -> None:
+    bad = another_version(promoted)
+    found = load_champion("support", promoted)
+    assert (found.name, found.notes[0].partition(":")[0]) == ("support-v1", f"{bad.tag} should serve, and does not")

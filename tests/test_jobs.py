@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from retrain import collecting, datachecks, jobs, ledger, release, simulate, story, watch
+from retrain import collecting, datachecks, guard, inputs, jobs, ledger, release, simulate, story, watch
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_examples, stamp, write_jsonl
-from retrain.registry import Registry
+from retrain.registry import Registry, load_champion
 from retrain.workspace import Clone, Workspace, init
 
 END = parse_time("2026-03-02T00:00:00Z")
@@ -48,8 +48,8 @@ def test_a_candidate_that_learned_little_is_refused_recorded_and_never_promoted(
     with pytest.raises(RejectedError, match="did not pass"):
         release.promote(workspace, "support")
     with pytest.raises(NothingToDo, match="no champion yet"):
-        release.champion_folder(workspace, "support")
-    assert release.guard(workspace, "support") == "support has no champion yet"
+        load_champion("support", workspace)
+    assert guard.reconcile(workspace, "support").told() == "support has no champion yet"
 
 
 def test_the_card_in_mlflow_leads_to_the_data_docs_of_what_trained_and_what_judged(
@@ -133,8 +133,8 @@ def drawn(name: str) -> Example:
 
 def test_audited_rows_that_no_verdict_has_read_judge_the_next_attempt(tmp_path: Path, refused: jobs.Attempted) -> None:
     def written(at: str, names: str, *attempts: ledger.Attempt) -> dict[str, str]:
-        asked = jobs._Asked("support", at, "improve", tuple(drawn(name) for name in names), ())
-        jobs._audit(tmp_path, asked, attempts)
+        asked = inputs.Asked("support", at, "improve", tuple(drawn(name) for name in names), ())
+        inputs.write_audit(tmp_path, asked, attempts)
         return {
             path.stem: "".join(sorted(row.origins[0].request_id for row in read_examples(path)))
             for path in sorted(tmp_path.glob("*.jsonl"))

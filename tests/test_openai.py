@@ -109,7 +109,7 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspac
     folder, rng, labels = tmp_path_factory.mktemp("openai"), random.Random(4), sorted(small.TELLS.values())
     base = ["bases.smollm2.name=" + json.dumps(str(tiny.parent / "raw"))]
     fewer = ["gates.min_rows=40", "prepare.retained_share=0.2", "prepare.first_audit_share=0.3", "prepare.max_per_label=100"]
-    settings = [word for value in (*small.FAST, *base, *fewer) for word in ("--set", value)]
+    settings = [word for value in (*small.FAST, *base, *fewer, "promotion.approval=auto") for word in ("--set", value)]
     named = [word for label in labels for word in ("--label", label)]
     assert call("init", folder / "ws", "--empty", "tickets", *named, *settings).code == 0
     train, judge = folder / "train.jsonl", folder / "eval.jsonl"

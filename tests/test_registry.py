@@ -31,7 +31,9 @@ def adapter_folder(folder, text):
 
 def register(registry, name, folder, digest):
     run_id = registry.start_training(name, {"end": "2026-03-01T00-00-00Z"})
-    return registry.register(name, folder, digest=digest, tags={"verdict": "passed"}, description="Better by 9", run_id=run_id)
+    return registry.register(
+        name, folder, digest=digest, tags={"verdict": "passed"}, description="Better by 9", run_id=run_id, taken={}
+    )
 
 
 def promotion(version, digest):
@@ -117,6 +119,15 @@ def test_registering_the_same_bytes_again_is_the_same_version(registry, tmp_path
         registry.version("twice", 9)
 
 
+def test_a_registry_that_counts_anew_skips_the_numbers_of_other_bytes(registry, tmp_path):
+    folder, digest = adapter_folder(tmp_path / "adapter", "weights")
+    run_id = registry.start_training("anew", {})
+    taken = {1: "other", 2: "another", 3: digest}
+    number = registry.register("anew", folder, digest=digest, tags={}, description="", run_id=run_id, taken=taken)
+    assert [(version.version, version.digest) for version in registry.versions("anew")] == [(number, digest)]
+    assert number == 3
+
+
 @pytest.mark.parametrize("harm", ["flip", "add", "drop", "other"])
 def test_bytes_that_are_not_the_manifests_are_never_registered(registry, tmp_path, harm):
     folder, digest = adapter_folder(tmp_path / "adapter", "weights")
@@ -137,13 +148,13 @@ def test_bytes_that_are_not_the_manifests_are_never_registered(registry, tmp_pat
 def test_a_download_is_whole_and_hashed_or_is_not_there(registry, tmp_path):
     folder, digest = adapter_folder(tmp_path / "adapter", "weights")
     version = register(registry, "fetched", folder, digest)
-    here = registry.download("fetched", version, tmp_path / "cache" / "fetched-v1")
+    here = registry.download("fetched", version, tmp_path / "cache" / "fetched-v1", digest=digest)
     assert (here / "adapter_model.safetensors").read_text() == "weights"
-    assert registry.download("fetched", version, here) == here
+    assert registry.download("fetched", version, here, digest=digest) == here
     stored = next((registry.artifacts / "fetched").rglob("adapter_model.safetensors"))
     stored.write_text("Weights")
     with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
-        registry.download("fetched", version, tmp_path / "cache" / "again")
+        registry.download("fetched", version, tmp_path / "cache" / "again", digest=digest)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["fetched-v1"]
 
 

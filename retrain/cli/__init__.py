@@ -6,14 +6,33 @@ import sys
 
 import typer
 
-from retrain.cli import data, importing, looking, quarantining, releasing, reviewing, starting, suite, synthesis, watching
+from retrain.cli import (
+    data,
+    explaining,
+    guarding,
+    importing,
+    looking,
+    quarantining,
+    releasing,
+    reviewing,
+    starting,
+    suite,
+    synthesis,
+    watching,
+)
 from retrain.errors import RetrainError
 
 VERBS = {
     "Start": (starting.init, starting.demo, starting.simulate),
     "Watch": (watching.monitor, watching.why, watching.trigger, watching.collect),
-    "Release": (releasing.repro, releasing.register, releasing.promote, releasing.rollback),
-    "Look": (looking.status, looking.history, looking.pages, looking.up, looking.doctor),
+    "Release": (
+        *(releasing.repro, releasing.register, releasing.promote, releasing.rollback),
+        *(guarding.reconcile, guarding.pause, guarding.resume, releasing.rebase, explaining.prune),
+    ),
+    "Look": (
+        *(looking.status, looking.history, explaining.explain, explaining.compare),
+        *(looking.pages, looking.up, looking.doctor),
+    ),
 }
 FIXES = {
     errno.EACCES: "check its owner and its mode",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say
+from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say, say_for
 
 
 def status(workspace: Root = HERE, as_json: Json = False) -> None:
@@ -34,9 +34,22 @@ def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
         data["adapters"][name] = {**told, "review": waits.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
         data["adapters"][name]["erased"] = erased = lineage.erased(space, name)
+        serves = ledger.state(_entries(space, name))
+        data["adapters"][name] |= (standing := _promotion(serves, now))
+        lines += [f"  {line}" for line in standing.values() if line]
         owed = [f"a retraining is due (replace): `retrain repro {name}`"] if ledger.owed(_entries(space, name)) else []
         lines += [f"  {line}" for line in (*erased, *owed, *seen.lines(), *waits.lines(name, now))]
     return data, lines
+
+
+def _promotion(state: Any, now: datetime) -> dict[str, str | None]:
+    """What waits to be promoted, what holds it back, and a champion that was forced."""
+    waits, pause = state.challenger, state.paused(now)
+    return {
+        "challenger": f"the candidate at {waits.end} passed and waits to be promoted" if waits else None,
+        "paused": pause.told() if pause else None,
+        "forced": f"{state.champion.tag} was {state.champion.told()}" if state.champion and state.champion.forced else None,
+    }
 
 
 def _here(space: Any) -> tuple[dict[str, Any], list[str]]:
@@ -119,13 +132,20 @@ def up(workspace: Root = HERE) -> None:
     up_.run(open_workspace(workspace), say)
 
 
-def doctor(workspace: Root = HERE, as_json: Json = False) -> None:
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="take away what killed processes left, if no owner lives")] = False,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
     """Check environment, services, workspace and versions, and say the fix.
 
     Example: retrain doctor -w demo
     """
+    from retrain import leftovers
     from retrain.doctor import examine
 
+    for gone in leftovers.take_away(workspace.absolute()) if repair else ():
+        say_for(as_json)(f"removed {gone.path}: {gone.what}, and no process lives that needs it")
     findings = examine(workspace)
     marks = {True: "ok ", False: "BAD", None: "-  "}
     lines = [

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from retrain.cli.shared import HERE, Json, Name, Root, Set, open_workspace, out, say_for, time_of
-from retrain.errors import NotEnoughData, NothingToDo, RejectedError
+from retrain.errors import NotEnoughData, NothingToDo, ParamsError, RejectedError
 
 
 def repro(
@@ -33,6 +33,34 @@ def repro(
         raise RejectedError("the gate did not pass it; the champion stays")
 
 
+def rebase(
+    base: Annotated[str, typer.Argument(help="a base of params.yaml")],
+    only: Annotated[list[str] | None, typer.Option("--adapter", help="default: all that are on another base")] = None,
+    end: Annotated[str | None, typer.Option(help="ISO 8601, with a zone; default: now")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Retrain every adapter on another base (purpose replace); each keeps its old base until it passes the gate.
+
+    Example: retrain rebase smollm3
+    """
+    from retrain import watch
+
+    space = open_workspace(workspace)
+    at, attempts, said = time_of(end, "--end"), [], []
+    for name in only or space.params.adapters:
+        try:
+            attempts.append(watch.rebase(space, name, base, at, say=say_for(as_json)).attempt)
+            said.append(f"{name}: {attempts[-1].status}: {attempts[-1].why}")
+        except NothingToDo as nothing:
+            said.append(str(nothing))
+    out({"schema": 1, "base": base, "lines": [attempt.as_dict() for attempt in attempts]}, as_json, said)
+    if not attempts:
+        raise NothingToDo(f"every adapter is on base {base} already")
+    if refused := [attempt.adapter for attempt in attempts if not attempt.promote]:
+        raise RejectedError(f"{', '.join(refused)}: the gate did not pass it; the old base stays")
+
+
 def register(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
     """Register the newest attempt's bytes in MLflow, if its verdict passed.
 
@@ -45,18 +73,30 @@ def register(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> No
     out({"schema": 1, "adapter": adapter, "version": version, "tag": tag}, as_json, [f"{tag} is registered"])
 
 
-def promote(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
+def promote(
+    adapter: Name,
+    force: Annotated[bool, typer.Option("--force", help="whatever gate, people, hours and pauses say; needs --reason")] = False,
+    reason: Annotated[str | None, typer.Option(help="of --force, kept for ever")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
     """Make the newest passed candidate champion: ledger, then alias.
 
     Example: retrain promote support
     """
     from retrain import projections, release
+    from retrain.release import Served
 
+    if force != (reason is not None):
+        raise ParamsError("give --force and --reason together: a promotion past the gate says why, for ever")
     space = open_workspace(workspace, adapter)
-    made = release.promote(space, adapter)
+    made = release.promote(space, adapter, forced=reason) if force else release.conclude(space, adapter)
+    if not isinstance(made, Served):
+        out(made.as_dict(), as_json, [])
+        raise RejectedError(f"the candidate of {adapter} was {made.told().partition(' ')[2]}")
     tag = made.promotion.tag
     if made.line or as_json:
-        out(made.promotion.as_dict(), as_json, [f"{tag} is champion"])
+        out(made.promotion.as_dict(), as_json, [made.promotion.told() if force else f"{tag} is champion"])
     projections.refresh(space, adapter, panels=False, say=say_for(as_json))
     if made.repaired and not made.line:
         say_for(as_json)(f"MLflow's alias had gone astray: it points at {tag} again, as the ledger says")

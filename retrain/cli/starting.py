@@ -31,6 +31,9 @@ def init(
     made = workspace.init(directory, files=files)
     first = "edit params.yaml and data/" if empty is None else f"`cd {directory} && retrain import openai FILE...`"
     print(f"workspace: {made.root}\nnext: {first}, then `cd {directory} && retrain repro {empty or 'ADAPTER'}`")
+    if made.params.promotion.approval == "airflow":
+        print("a candidate that passes waits for a person, in Airflow (`retrain up`, the task approve); promotion.approval in")
+        print("params.yaml: mlflow (a tag in its UI) or auto (the gate alone)")
 
 
 def _shipped(adapters: list[str]) -> dict[str, str]:

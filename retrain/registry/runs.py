@@ -53,10 +53,11 @@ def called(method: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
 
         try:
             return method(*args, **kwargs)
-        except MlflowException as error:
+        except (MlflowException, RequestException) as error:
             uri, words = getattr(args[0], "uri", "?"), str(error).partition("\n")[0][:500]
             raise RetrainError(f"MLflow at {uri} (params.yaml, mlflow.uri) failed in {method.__name__}: {words}") from error
 

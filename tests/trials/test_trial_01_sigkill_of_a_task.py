@@ -3,56 +3,17 @@
 The task is a process of its own that kills itself at one call, before or after it: nothing of ours gets to clean up.
 """
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from faults import END, killed_at
 from small import TELLS, another_version, workspace
 
-from retrain import collecting, jobs, ledger, release, watch
+from retrain import collecting, guard, jobs, ledger, release, watch
 from retrain.process import git
 from retrain.records import parse_time, read_folder, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace
-
-END = "2026-03-02T00:00:00Z"
-KILLED = """
-import os, signal, sys
-from datetime import datetime
-from pathlib import Path
-from retrain import collecting, release, watch
-from retrain.records import parse_time
-from retrain.registry import Registry
-from retrain.workspace import Clone, Workspace
-
-owner, name, when, verb, root, end = sys.argv[1:]
-owner = {"Clone": Clone, "Registry": Registry}[owner]
-real = getattr(owner, name)
-
-def dies(*args, **kwargs):
-    if when == "after":
-        real(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(owner, name, dies)
-space = Workspace.open(Path(root))
-at = parse_time(end)
-if verb == "retrain":
-    watch.retrain(space, "support", at, say=lambda line: None)
-elif verb == "collect":
-    collecting.collect(space, "support", at)
-elif verb == "rollback":
-    release.rollback(space, "support", version=None, reason="ill")
-else:
-    release.promote(space, "support")
-"""
-
-
-def killed_at(space: Workspace, point: str, when: str, verb: str, end: str = END) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, *point.split("."), when, verb, str(space.root), end])
-    assert done.returncode == -signal.SIGKILL, f"{verb} never came to {point}"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +53,7 @@ def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspac
     assert release.promote(space, "support") == release.Served(promoted.promotion, None, repaired=False)
     assert sum(isinstance(entry, ledger.Promotion) for entry in jobs.entries(space, "support")) == 1
     assert len(registry.client.search_model_versions("name='support'")) == 1
-    assert release.guard(space, "support") == "support-v1 serves, its bytes and its verdict match"
+    assert guard.reconcile(space, "support") == guard.Guarded("support", promoted.promotion, ())
 
 
 def test_a_killed_rollback_run_again_does_not_undo_itself(space: Workspace, attempted: ledger.Attempt) -> None:

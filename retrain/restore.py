@@ -1,0 +1,50 @@
+"""A version that MLflow has lost, or whose bytes there are no longer right, is registered again from the DVC remote."""
+
+import tempfile
+from pathlib import Path
+
+from retrain import ledger
+from retrain.jobs import now
+from retrain.registry import Registry
+from retrain.registry.champion import from_dvc
+from retrain.store import Store
+from retrain.workspace import Clone, Workspace
+
+
+def restored(workspace: Workspace, clone: Clone, promotion: ledger.Promotion) -> tuple[str | None, ledger.Restored | None]:
+    """(why MLflow had to be given the version's bytes again, None where it has them; the line to write of it).
+
+    The line is None where MLflow gave the same number again. Bytes that DVC has not got either raise what it said: GoneError,
+    IntegrityError. Under the release lock.
+    """
+    registry = Registry.open(workspace.params.mlflow, workspace.root)
+    state = ledger.state(ledger.read(clone.root, promotion.adapter))
+    number = state.number(promotion.version)
+    why = registry.lost(promotion.adapter, number, promotion.digest)
+    if why is None:
+        return None, None
+    again = _register(workspace, registry, state, promotion)
+    if again == number:
+        return why, None
+    line = ledger.Restored(
+        at=now(), adapter=promotion.adapter, version=promotion.version, number=again, digest=promotion.digest, reason=why
+    )
+    return why, line
+
+
+def _register(workspace: Workspace, registry: Registry, state: ledger.LedgerState, promotion: ledger.Promotion) -> int:
+    adapter = promotion.adapter
+    tags = {"commit": promotion.commit, "name": promotion.tag, "guard": f"registered again at {now()}"}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = from_dvc(workspace, adapter, promotion.commit, Path(scratch) / "adapter", digest=promotion.digest)
+        card = card_of(workspace, adapter, promotion.commit)
+        return registry.register_again(
+            adapter, folder, digest=promotion.digest, tags=tags, description=card, taken=state.taken()
+        )
+
+
+def card_of(workspace: Workspace, adapter: str, commit: str) -> str:
+    """The card of a commit; empty where an erasure took it."""
+    store = Store(workspace)
+    blob = store.out(commit, f"gate@{adapter}", f"out/{adapter}/card.md").get("")
+    return store.read(blob).decode("utf-8") if blob else ""

@@ -1,0 +1,58 @@
+"""The promoting half of the retraining DAG, run by Airflow itself (one process, no scheduler) on forged candidates."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from forging import another_candidate
+from test_dags import RUN
+
+from retrain import edits, jobs, ledger, release
+from retrain.records import from_stamp
+from retrain.registry import Registry
+from retrain.workspace import Workspace
+
+
+def run(space: Workspace, *attempts: ledger.Attempt) -> list[str]:
+    """What a DAG run on each of these candidates came to."""
+    at = [from_stamp(attempt.end).isoformat() for attempt in attempts]
+    wanted = json.dumps([("retrain_support", end, {"end": end}) for end in at])
+    done = subprocess.run([sys.executable, "-c", RUN, str(space.root), wanted], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout.split("SAID ")[1]))
+
+
+def answers(space: Workspace, word: str) -> None:
+    registry = Registry.open(space.params.mlflow, space.root)
+    registry.tag("support", release.challenge(space, "support").number, "approval", word)
+
+
+def asks(space: Workspace, who: str) -> None:
+    with space.clone("rules") as clone:
+        edits.set_values(clone.root / "params.yaml", [f"promotion.approval={who}"])
+        clone.commit(["params.yaml"], "rules")
+        clone.publish(lambda c: None, tries=1)
+
+
+@pytest.mark.slow
+def test_runs_promote_what_may_serve_and_a_persons_no_is_a_green_run_that_records_it(released: Workspace) -> None:
+    alone = another_candidate(released)
+    assert run(released, alone) == ["success"]
+    assert ledger.state(jobs.entries(released, "support")).champion.digest == alone.digest  # type: ignore[union-attr]
+    asks(released, "mlflow")
+    try:
+        refused = another_candidate(released)
+        answers(released, "rejected")
+        assert run(released, refused, alone) == ["success", "success"]  # the second is done already
+        lines = jobs.entries(released, "support")
+        assert ledger.state(lines).champion.digest == alone.digest  # type: ignore[union-attr]
+        said = ledger.decision(lines, refused.digest)
+        assert said is not None
+        assert (said.approved, said.via) == (False, "mlflow")
+        wanted = another_candidate(released)
+        answers(released, "approved")
+        assert run(released, wanted) == ["success"]
+        assert ledger.state(jobs.entries(released, "support")).champion.digest == wanted.digest  # type: ignore[union-attr]
+    finally:
+        asks(released, "auto")

@@ -1,0 +1,114 @@
+"""A person lets candidates serve: in Airflow through its REST API, in MLflow through its own, with a real scheduler.
+
+Airflow's database is PostgreSQL here; tests/test_up.py runs it on SQLite.
+"""
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import services
+from forging import another_candidate
+from small import wait, workspace
+
+from retrain import edits, jobs, ledger
+from retrain.records import from_stamp, write_jsonl
+from retrain.registry import Registry
+from retrain.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+DAG, FIRST = "retrain_support", "2026-03-02T00:00:00Z"
+Up = tuple[Workspace, services.Airflow, str]
+
+
+@pytest.fixture(scope="module")
+def up(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """(workspace, Airflow, MLflow's address)."""
+    space = workspace(tmp_path_factory.mktemp("asked"), tiny, "promotion.approval=airflow", "promotion.users=[admin]")
+    day = {"request_id": "r", "timestamp": "2026-03-01T09:00:00Z", "prompt": "question", "response": "order_status"}
+    write_jsonl(space.root / "logs" / "support" / "day.jsonl", [day])
+    with servers.database() as address:
+        named = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address}
+        with services.run(space, **named) as (_, said):
+            airflow = services.Airflow.of(said)
+            airflow.wait_for_dag(DAG)
+            mlflow = re.search(r"MLflow +(http://\S+)", said)
+            assert mlflow, said
+            yield space, airflow, mlflow[1]
+
+
+def state(space: Workspace) -> ledger.LedgerState:
+    return ledger.state(jobs.entries(space, "support"))
+
+
+def decisions(space: Workspace) -> list[ledger.Decision]:
+    return [line for line in jobs.entries(space, "support") if isinstance(line, ledger.Decision)]
+
+
+def test_a_rejection_in_airflow_is_recorded_and_nothing_serves(up: Up) -> None:
+    space, airflow, _ = up
+    run = airflow.start(DAG, {"end": FIRST})
+    asked = airflow.waits(DAG, run, "approve")
+    assert asked["subject"].startswith("Shall support-v1 serve? Passed: ")
+    assert "## Checks" in asked["body"]
+    assert [user["id"] for user in asked["assigned_users"]] == ["admin"]
+    assert asked["defaults"] == ["Reject"]
+    assert state(space).champion is None
+    airflow.answer(DAG, run, "approve", "Reject")
+    assert airflow.end(DAG, run) == "success"
+    states = airflow.states(DAG, run)
+    assert (states["approve"], states["wait"], states["promote"]) == ("success", "skipped", "success")
+    assert [(said.approved, said.via, said.by) for said in decisions(space)] == [(False, "airflow", "admin")]
+    assert state(space).champion is None
+    assert Registry.open(space.params.mlflow, space.root).aliases("support") == {}
+
+
+def test_an_approval_in_airflow_promotes(up: Up) -> None:
+    space, airflow, _ = up
+    candidate = another_candidate(space)
+    run = airflow.start(DAG, {"end": from_stamp(candidate.end).isoformat()})
+    airflow.waits(DAG, run, "approve")
+    airflow.answer(DAG, run, "approve", "Approve")
+    assert airflow.end(DAG, run) == "success"
+    champion = state(space).champion
+    assert champion is not None
+    assert champion.digest == candidate.digest
+    assert decisions(space)[-1].approved
+    assert Registry.open(space.params.mlflow, space.root).aliases("support") == {"champion": champion.version}
+
+
+def test_a_tag_set_in_mlflow_promotes(up: Up) -> None:
+    space, airflow, mlflow = up
+    with space.clone("rules") as clone:
+        edits.set_values(clone.root / "params.yaml", ["promotion.approval=mlflow"])
+        clone.commit(["params.yaml"], "people answer in MLflow")
+        clone.publish(lambda c: None, tries=1)
+    candidate, before = another_candidate(space), state(space).champion
+    run = airflow.start(DAG, {"end": from_stamp(candidate.end).isoformat()})
+    wait(lambda: airflow.states(DAG, run).get("wait") == "up_for_reschedule", "it does not wait", 600)
+    assert airflow.states(DAG, run)["approve"] == "skipped"
+    assert state(space).champion == before
+    found = rest(mlflow, "GET", "registered-models/alias?name=support&alias=challenger")["model_version"]
+    assert found["description"].startswith("Passed: ")
+    tag = {"name": "support", "version": found["version"], "key": "approval", "value": "approved"}
+    rest(mlflow, "POST", "model-versions/set-tag", tag)
+    assert airflow.end(DAG, run) == "success"
+    champion = state(space).champion
+    assert champion is not None
+    assert (champion.digest, decisions(space)[-1].via) == (candidate.digest, "mlflow")
+    now = rest(mlflow, "GET", "registered-models/alias?name=support&alias=champion")["model_version"]
+    assert int(now["version"]) == champion.version
+
+
+def rest(address: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """MLflow's REST API."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", data=data, method=method, headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
