@@ -1,11 +1,15 @@
 """Stage `base`: fetch a base model, check it, unpack it to safetensors; and the one place that loads it.  [torch]"""
 
+import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,46 +149,99 @@ def choose_device(wanted: str) -> str:
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-def residency(device: str) -> str:
-    """How the base lies in memory, by rule so that a run reproduces: nf4 on a GPU, dense bf16 or fp32 on a CPU."""
-    if device == "cuda":
-        return "nf4"
+@dataclass(frozen=True)
+class Residency:
+    """How the frozen base lies in memory (`kept`: nf4 | bf16 | fp32), whether its numbers went through NF4, and why."""
+
+    through_nf4: bool
+    kept: str
+    why: str = field(compare=False)
+
+
+DENSE_SHARE = 1 / 3  # of the memory of machine or device may be a dense base: adapter, activations and others need the rest
+WIDTH = {"bf16": 2.0, "fp32": 4.0, "nf4": 0.52}  # bytes a weight; NF4 with double quantisation has 4.127 bits
+
+
+def residency(device: str, method: str, wanted: str, parameters: int) -> Residency:
+    """`wanted` where it names one; `auto` by CPU flags and total memory alone, never by what is free, so that a run reproduces.
+
+    method qlora: the weights are rounded to NF4 first, and kept so or dequantised once (the same numbers, without the tax).
+    """
+    qlora = method == "qlora"
+    if wanted != "auto":
+        return Residency(qlora, wanted, "train.base_residency names it")
+    dense = "bf16" if device == "cuda" else dense_on_cpu()
+    takes, most = parameters * WIDTH[dense], DENSE_SHARE * memory(device)
+    told = f"{dense} takes {takes / 1e9:.2f} GB of at most {most / 1e9:.2f} ({DENSE_SHARE:.0%} of the {device}'s memory)"
+    if qlora and takes > most:
+        return Residency(True, "nf4", told)
+    return Residency(qlora, dense, told)
+
+
+def dense_on_cpu() -> str:
+    """bf16 where the CPU has instructions for it, else fp32: without them bf16 is the slower one."""
     try:
         return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "fp32"
     except OSError:
         return "fp32"
 
 
-def load(folder: Path, device: str) -> tuple[Any, Any]:
-    """(model, tokenizer): the base through NF4 with double quantisation, eval mode, nothing trainable.
+def memory(device: str) -> int:
+    """Bytes that the machine, or the GPU, has in all."""
+    if device == "cuda":
+        import torch
 
-    On a CPU the NF4 weights are dequantised once and kept dense (the same numbers, several times the speed).
-    """
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of each weight of an unpacked base, from the headers of its files: nothing is loaded."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        found |= {name: told["shape"] for name, told in header.items() if name != "__metadata__"}
+    return found
+
+
+def residency_of(folder: Path, device: str, train: Mapping[str, Any]) -> Residency:
+    """Of a base under these settings of `train`, or those of an adapter's run.json (older ones lack both keys)."""
+    parameters = sum(math.prod(shape) for shape in shapes(folder).values())
+    return residency(device, train.get("method", "qlora"), train.get("base_residency", "auto"), parameters)
+
+
+def load(folder: Path, device: str, lies: Residency) -> tuple[Any, Any]:
+    """(model, tokenizer): the base as `lies` says, eval mode, nothing trainable."""
     quiet()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    compute = torch.bfloat16 if device == "cuda" else torch.float32
+    dense = torch.float32 if lies.kept == "fp32" else torch.bfloat16
+    compute = torch.float32 if device == "cpu" and lies.through_nf4 else dense  # NF4 in bf16 is the slower one on a CPU
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        quantization_config=nf4,
+        quantization_config=nf4 if lies.through_nf4 else None,
         device_map={"": device},
         dtype=compute,
         attn_implementation="sdpa",
         trust_remote_code=False,
         local_files_only=True,
     )
-    if device == "cpu":
-        model = model.dequantize()
-        if residency(device) == "bf16":
-            model = model.to(torch.bfloat16)
+    if lies.through_nf4 and lies.kept != "nf4":
+        model = model.dequantize().to(dense)
     model.requires_grad_(False).eval()
     model.config.use_cache = True
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return model, tokenizer
+    return model, tokenizer(folder)
+
+
+def tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def parts(model: Any) -> tuple[Any, Any]:

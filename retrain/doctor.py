@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from retrain import leftovers, tombstones
-from retrain.base import residency
+from retrain.base import dense_on_cpu
 from retrain.errors import DataError, ParamsError, RetrainError
 from retrain.params import Params
 from retrain.process import environment, public
@@ -123,7 +123,7 @@ def _vendors() -> Iterator[Finding]:
 
 def _cpu() -> Iterator[Finding]:
     """bf16 decides how the base lies in memory, so two machines that differ here give other numbers."""
-    if residency("cpu") == "bf16":
+    if dense_on_cpu() == "bf16":
         yield Finding("cpu bf16", True, "avx512_bf16: the base is kept in bf16")
     else:
         yield Finding("cpu bf16", None, "no avx512_bf16: the base is kept in float32, about half as fast")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retrain import base, process, prompts, regression, train
+from retrain import base, generate, process, prompts, regression, train
 from retrain import params as params_
 from retrain.answers import SCHEMA
 from retrain.errors import DataError
@@ -41,7 +41,8 @@ class Arms:
         self.adapter, self.params, self.cache = adapter, params, cache
         self.spec = params.adapter(adapter)
         self.base_folder = Path("out/base") / self.spec.base
-        self._model: tuple[str, Model] | None = None
+        self._model: Model | None = None
+        self._folder: Path | None = None
 
     def adapter_arm(self, folder: Path, rows: Sequence[Example], name: str) -> list[str]:
         run = read_json(folder / "run.json")
@@ -85,12 +86,13 @@ class Arms:
     ) -> list[str]:
         device = base.choose_device(self.params.train.device)
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
-        decided += [self.params.evaluate.batch, base.residency(device), [_sent(row) for row in rows]]
+        lies = generate.lies(self.base_folder, device, folder, self.params.train.model_dump())
+        decided += [self.params.evaluate.batch, lies.through_nf4, lies.kept, [_sent(row) for row in rows]]
         where = self.cache / f"{text_digest(dumps(decided))}.json"
         if not where.exists():
             from tqdm import tqdm
 
-            model = self._loaded(digest, folder, device)
+            model = self._loaded(lies, folder, device)
             with tqdm(total=len(rows), desc=f"ask {name}", unit="row", disable=None) as bar:
                 answers = model.answers(
                     [row.messages[:-1] for row in rows],
@@ -103,12 +105,15 @@ class Arms:
             write_json(where, [answer.text for answer in answers])
         return list(read_json(where))
 
-    def _loaded(self, digest: str, folder: Path | None, device: str) -> Model:
-        """An arm from a clean load, once for all its suites; one at a time is in memory."""
-        if self._model is None or self._model[0] != digest:
+    def _loaded(self, lies: base.Residency, folder: Path | None, device: str) -> Model:
+        """The one base of all arms, with this arm's adapter on it; loaded anew only where it must lie in memory otherwise."""
+        if self._model is None or self._model.lies != lies:
             self._model = None
-            self._model = digest, Model(self.base_folder, device=device, adapter=folder)
-        return self._model[1]
+            self._model = Model(self.base_folder, device=device, adapter=folder, train=self.params.train.model_dump())
+        elif folder != self._folder:
+            self._model.use(folder)
+        self._folder = folder
+        return self._model
 
 
 def _sent(row: Example) -> str:

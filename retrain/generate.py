@@ -5,12 +5,13 @@ label is left; rows that have ended leave the batch.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrain import base, prompts, train
+from retrain import base, fused, prompts
+from retrain import train as train_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
 
@@ -24,30 +25,56 @@ class Answer:
     cut: bool = False
 
 
-class Model:
-    """A loaded base, and at most one adapter on it: every arm of an evaluation is a clean load."""
+def lies(base_folder: Path, device: str, adapter: Path | None, train: Mapping[str, Any]) -> base.Residency:
+    """How the base lies under an adapter: as where it was trained, by the same rule."""
+    settings = read_json(adapter / "run.json")["train"] if adapter is not None else train
+    return base.residency_of(base_folder, device, settings)
 
-    def __init__(self, base_folder: Path, *, device: str, adapter: Path | None = None) -> None:
-        self.device = base.choose_device(device)
-        self.model, self.tokenizer = base.load(base_folder, self.device)
+
+class Model:
+    """A loaded base, and at most one adapter on it at a time: `use` changes it, and what went leaves nothing behind.
+
+    `train`: settings by which the base lies in memory where no adapter's run.json says it.
+    """
+
+    def __init__(
+        self, base_folder: Path, *, device: str, adapter: Path | None = None, train: Mapping[str, Any] | None = None,
+        fuse: bool = True,
+    ) -> None:  # fmt: skip
+        self.device, self.base_folder, self.fuse = base.choose_device(device), base_folder, fuse
+        if adapter is not None:
+            train_.verify(adapter)  # before a byte of it is believed
+        self.lies = lies(base_folder, self.device, adapter, train or {})
+        self.model, self.tokenizer = base.load(base_folder, self.device, self.lies)
         self.run: dict[str, Any] | None = None
         if adapter is not None:
-            self.digest = train.verify(adapter)
-            self.run = read_json(adapter / "run.json")
-            self._attach(base_folder, adapter)
+            self.use(adapter)
 
-    def _attach(self, base_folder: Path, adapter: Path) -> None:
+    def use(self, adapter: Path | None) -> None:
+        """Answer with this adapter from now on, or as the base alone: LoRA lies beside the weights, which stay as they were."""
+        if self.run is not None:
+            self.model, self.run = self.model.unload(), None
+        if adapter is None:
+            return
+        self.digest = train_.verify(adapter)
+        self.run = read_json(adapter / "run.json")
+        self._attach(adapter)
+
+    def _attach(self, adapter: Path) -> None:
         from peft import PeftModel
 
-        found = base.digest(base_folder)
+        found = base.digest(self.base_folder)
         if self.run and self.run["base_digest"] != found:
-            raise IntegrityError(f"{adapter} was trained on base {self.run['base_digest'][:12]}, {base_folder} is {found[:12]}")
+            told = f"was trained on base {self.run['base_digest'][:12]}, {self.base_folder} is {found[:12]}"
+            raise IntegrityError(f"{adapter} {told}")
         self.model = PeftModel.from_pretrained(self.model, str(adapter), is_trainable=False).eval()
         for name, parameter in self.model.named_parameters():
             if "lora_" in name:
                 if not parameter.isfinite().all():
                     raise IntegrityError(f"{adapter} has weights that are not finite ({name}): train it again")
                 parameter.data = parameter.data.to(self.model.dtype)
+        if self.fuse:
+            fused.fuse(self.model)
 
     def template(self, system: str, max_length: int) -> prompts.Template:
         return prompts.Template(self.tokenizer, system, max_length)

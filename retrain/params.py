@@ -191,6 +191,8 @@ class Prepare(Section):
 
 
 class Train(Section):
+    method: Literal["qlora", "lora"]
+    base_residency: Literal["nf4", "bf16", "fp32", "auto"]
     r: Positive
     alpha: Positive
     dropout: Share
@@ -202,6 +204,22 @@ class Train(Section):
     max_length: Annotated[int, Field(ge=16)]
     checkpoint_steps: Positive
     device: Literal["auto", "cpu", "cuda"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapter_alone(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "modules_to_save" in data:
+            raise ValueError(
+                "modules_to_save would train whole layers of the base beside the adapter, and a server that loads adapters "
+                "alone answers without them: remove it, and name layers in train.targets"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _residency_fits(self) -> Self:
+        if self.method == "lora" and self.base_residency == "nf4":
+            raise ValueError("method lora trains on the unrounded base: base_residency is bf16, fp32 or auto, or method qlora")
+        return self
 
 
 class Evaluate(Section):

@@ -101,11 +101,11 @@ def run(
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     total = settings.epochs * math.ceil(len(data) / settings.batch)
     warm = max(1, round(settings.warmup * total))
+    model.train()  # before anything goes through it: in eval mode bitsandbytes repacks NF4 on a CPU, and gradients are lost
     forward = _Forward(model, pad, device, can_pack(model, data[: settings.batch], pad, device), settings.batch)
     rows = _resumed(saved, weights, optimizer)
     if rows:
         print(f"goes on after step {len(rows)} of {total}, from a checkpoint of this very run")
-    model.train()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, tqdm(total=total, initial=len(rows), desc="train", unit="step", disable=None) as bar:
         file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -47,15 +47,13 @@ def train(
     device, system = base.choose_device(settings.device), prompts.read_prompt(Path(spec.prompt))
     random.seed(params.seed)
     torch.manual_seed(params.seed)
-    model, tokenizer = base.load(base_folder, device)
+    lies = base.residency_of(base_folder, device, settings.model_dump())
+    model, tokenizer = base.load(base_folder, device, lies)
     template = prompts.Template(tokenizer, system, settings.max_length)
     given = len(rows)
     rows = _short_enough(rows, template)
     data = tokenise(rows, template)
-    if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
-        model.set_attn_implementation("eager")
-    model = add_lora(model, settings, params.seed)
-    fused.fuse(model)
+    model = prepare_model(model, settings, params.seed, device)
     run = {
         "schema": 1,
         "adapter": adapter,
@@ -71,7 +69,8 @@ def train(
         "too_long": given - len(rows),
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
-        "residency": base.residency(device),
+        "residency": lies.kept,
+        "residency_why": lies.why,
     }
     saved = Checkpoints.of(home, {**run, "order": [row.id for row in rows], "torch": torch.__version__})
     made = steps.run(
@@ -107,6 +106,15 @@ def tokenise(rows: Sequence[Example], template: prompts.Template) -> list[packin
     if not data:
         raise DataError("no rows to train on: data/seed holds none that train (see prepare's counts)")
     return data
+
+
+def prepare_model(model: Any, settings: params_.Train, seed: int, device: str) -> Any:
+    """The base as it trains: attention that suits the rows, fresh LoRA weights, fused layers."""
+    if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
+        model.set_attn_implementation("eager")
+    model = add_lora(model, settings, seed)
+    fused.fuse(model)
+    return model
 
 
 def add_lora(model: Any, settings: params_.Train, seed: int) -> Any:

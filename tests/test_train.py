@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from retrain import base, fused, prompts, steps, train
 from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
 from retrain.evaluate import Arms
-from retrain.generate import Model
+from retrain.generate import Answer, Model
 from retrain.records import Example, read_json
 from retrain.scoring import Judge
 
@@ -61,7 +62,7 @@ def test_one_flipped_byte_is_refused(params: params_.Params, tiny: Path) -> None
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(IntegrityError, match="does not match the manifest"):
+    with pytest.raises(IntegrityError, match="not what its manifest.json says"):
         train.verify(folder)
 
 
@@ -143,8 +144,70 @@ def test_batched_answers_are_those_of_one_row_at_a_time_and_held_to_the_labels(p
     assert set(together) <= set(LABELS)
 
 
+def test_one_load_of_the_base_answers_for_every_arm_as_clean_loads_do(params: params_.Params, tiny: Path) -> None:
+    other = params.model_copy(update={"train": params.train.model_copy(update={"learning_rate": 0.05}), "seed": 3})
+    arms = [trained(params, tiny, "one"), None, trained(other, tiny, "two"), None]
+    questions = [row.messages[:-1] for row in ROWS]
+
+    def ask(model: Model) -> list[Answer]:
+        template = model.template("answer", 32)
+        return model.answers(questions, template=template, labels=(), max_new_tokens=4, batch=4)
+
+    clean = [ask(Model(tiny, device="cpu", adapter=arm)) for arm in arms]
+    assert len({answers[0].confidence for answers in clean}) == 3  # two adapters and the base
+    model, switched = Model(tiny, device="cpu"), []
+    for arm in arms:
+        model.use(arm)
+        switched.append(ask(model))
+    assert switched == clean
+    assert not [name for name, _ in model.model.named_modules() if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted", "kept"), [("qlora", "nf4", "nf4"), ("lora", "fp32", "fp32"), ("lora", "bf16", "bf16")]
+)
+def test_each_method_and_residency_trains_and_is_asked_as_it_was_trained(
+    params: params_.Params, tiny: Path, method: str, wanted: str, kept: str
+) -> None:
+    settings = params.train.model_copy(update={"method": method, "base_residency": wanted})
+    folder = trained(params.model_copy(update={"train": settings}), tiny)
+    assert read_json(folder / "run.json")["residency"] == kept
+    assert Model(tiny, device="cpu", adapter=folder).lies == base.Residency(method == "qlora", kept, "")
+
+
+def test_a_base_kept_in_nf4_learns_what_one_does_that_is_dequantised_once(params: params_.Params, tiny: Path) -> None:
+    curves, weights = [], []
+    for kept in ("nf4", "fp32"):
+        settings = params.train.model_copy(update={"base_residency": kept, "epochs": 4, "learning_rate": 0.01})
+        folder = trained(params.model_copy(update={"train": settings}), tiny, kept)
+        curves.append([json.loads(line)["loss"] for line in Path("log.jsonl").read_text().splitlines()])
+        weights.append(load_file(folder / "adapter_model.safetensors"))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    assert curves[0][-1] < 0.9 * curves[0][0]
+    for name, one in weights[0].items():
+        assert (one - weights[1][name]).norm() < 0.05 * one.norm(), name
+
+
+def test_a_base_stays_in_nf4_where_a_dense_one_would_take_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "memory", lambda device: 48 * 10**9)
+    assert base.residency("cuda", "qlora", "auto", 7 * 10**9).kept == "bf16"
+    found = base.residency("cuda", "qlora", "auto", 9 * 10**9)
+    assert (found.through_nf4, found.kept) == (True, "nf4")
+    assert "bf16 takes 18.00 GB of at most 16.00" in found.why
+    assert base.residency("cuda", "lora", "auto", 9 * 10**9) == base.Residency(False, "bf16", "")
+
+
+def test_modules_to_save_and_lora_on_an_nf4_base_are_refused_with_the_reason() -> None:
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "params.yaml").read_text().replace("  method: qlora\n", "  method: qlora\n  modules_to_save: [lm_head]\n")
+    with pytest.raises(ParamsError, match="modules_to_save would train whole layers.*answers without them: remove it"):
+        params_.parse(text, "params.yaml")
+    with pytest.raises(ParamsError, match="method lora trains on the unrounded base"):
+        params_.load(root, ["train.method=lora", "train.base_residency=nf4"])
+
+
 def test_a_long_question_is_cut_at_the_front_and_keeps_its_end(tiny: Path) -> None:
-    _, tokenizer = base.load(tiny, "cpu")
+    tokenizer = base.tokenizer(tiny)
     template = prompts.Template(tokenizer, "answer", 24)
     long = Example.of("where " * 50 + "refund card", "a", source="seed").messages[:-1]
     ids = template.question(long)
@@ -156,7 +219,7 @@ def lora_model(tiny: Path, dtype: object, settings: params_.Train) -> tuple[Any,
     """(model whose LoRA changes something, tokenizer)."""
     import torch
 
-    model, tokenizer = base.load(tiny, "cpu")
+    model, tokenizer = base.load(tiny, "cpu", base.Residency(True, "fp32", ""))
     model.to(dtype).set_attn_implementation("eager")
     model = train.add_lora(model, settings, 0)
     for name, weights in model.named_parameters():
@@ -209,7 +272,7 @@ def test_lora_with_dropout_is_left_to_peft(params: params_.Params, tiny: Path) -
 
 
 def test_a_base_that_does_not_keep_packed_rows_apart_is_trained_padded(params: params_.Params, tiny: Path) -> None:
-    model, tokenizer = base.load(tiny, "cpu")
+    model, tokenizer = base.load(tiny, "cpu", base.Residency(True, "fp32", ""))
     data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
     pad = tokenizer.pad_token_id
     assert steps.can_pack(model, data, pad, "cpu")

@@ -1,0 +1,1 @@
+"""What several benchmarks share; a folder, so that `make bench` does not run it."""
