@@ -14,8 +14,8 @@ one campaign at a time. An attacker takes messages that the champion answers rig
 Honest scenarios without an attack: a burst (every message of one intent, right, within a day), a user who brings 30 % of the
 rows of a small company, no user ids, and new intents, of which 40 rows each were collected before.
 
-Copies: suite rows that come back changed, found by the hash of `prepare` (exact) and by retrain/copies.py (near); false: rows
-of the same intent, written by others, that are called a copy of one.
+Copies: suite rows that come back changed, and rows of other people, by the hash of `prepare`, by retrain/copies.py and by
+sentence vectors (benchmarks/near_copies.py).
 
 The text is that of the adapter `support`, or with --data the intents of a train.csv (12 known with 25 rows each, 4 new).
 """
@@ -37,10 +37,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import near_copies  # noqa: E402
+
 from retrain import params as params_  # noqa: E402
-from retrain.copies import groups  # noqa: E402
 from retrain.poisoning import Case, suspects  # noqa: E402
-from retrain.records import Example, Origin, question_key, read_jsonl  # noqa: E402
+from retrain.records import Example, Origin, read_jsonl  # noqa: E402
 from retrain.text import vectors  # noqa: E402
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -221,52 +222,12 @@ def scenarios(scene: Scene) -> dict[str, float]:
     }
 
 
-# --- copies of suite rows
-
-
-def copies(rows: Sequence[Row], rng: random.Random) -> dict[str, dict[str, float]]:
-    """Recall by kind of change, and the share of rows of the same intent that are taken for a copy."""
-    suite, rest = list(rows[::2]), list(rows[1::2])
-    planted = {
-        "case and punctuation": [text.upper() + "!!" for text, _ in suite],
-        "a letter turned": [turned(text, rng) for text, _ in suite],
-        "a word added": [f"{text} {rng.choice(FILLERS)}" for text, _ in suite],
-        "a word dropped": [dropped(text, rng) for text, _ in suite],
-        "one to three changes": [reworded(text, rng) for text, _ in suite],
-    }
-    found: dict[str, dict[str, float]] = {}
-    for kind, texts in planted.items():
-        exact = [question_key(new) == question_key(old) for new, (old, _) in zip(texts, suite, strict=True)]
-        group = groups([*(text for text, _ in suite), *texts], 0.7).tolist()
-        near = [group[i] == group[len(suite) + i] for i in range(len(suite))]
-        found[kind] = {"exact": statistics.mean(exact), "near": statistics.mean(near)}
-    keys = {question_key(text) for text, _ in suite}
-    group = groups([*(text for text, _ in suite), *(text for text, _ in rest)], 0.7).tolist()
-    met = set(group[: len(suite)])
-    exact = [question_key(text) in keys for text, _ in rest]
-    found["false"] = {"exact": statistics.mean(exact), "near": statistics.mean(g in met for g in group[len(suite) :])}
-    return found
-
-
-def turned(text: str, rng: random.Random) -> str:
-    at = rng.randrange(max(len(text) - 1, 1))
-    return text[:at] + text[at + 1 : at + 2] + text[at : at + 1] + text[at + 2 :]
-
-
-def dropped(text: str, rng: random.Random) -> str:
-    words = text.split()
-    if len(words) > 1:
-        words.pop(rng.randrange(len(words)))
-    return " ".join(words)
-
-
 # --- all of it
 
 
 def measured(text: Callable[[int], tuple[list[Row], list[Row]]], seeds: int, champion: str) -> dict[str, Any]:
     caught: dict[str, list[float]] = {}
     honest: dict[str, list[float]] = {}
-    found: dict[str, dict[str, list[float]]] = {}
     rows = []
     for seed in range(seeds):
         taught, traffic = text(seed)
@@ -278,14 +239,10 @@ def measured(text: Callable[[int], tuple[list[Row], list[Row]]], seeds: int, cha
             honest.setdefault(f"during {name}", []).append(lost(scene.honest, suspected))
         for name, share in scenarios(scene).items():
             honest.setdefault(name, []).append(share)
-        for kind, recall in copies([*taught, *traffic], random.Random(seed)).items():
-            for how, share in recall.items():
-                found.setdefault(kind, {}).setdefault(how, []).append(share)
     return {
         "honest_rows": rows,
         "caught": {name: summary(shares, min) for name, shares in caught.items()},
         "honest_lost": {name: summary(shares, max) for name, shares in honest.items()},
-        "copies": {kind: {how: round(statistics.mean(v), 4) for how, v in recall.items()} for kind, recall in found.items()},
     }
 
 
@@ -297,7 +254,7 @@ def told(name: str, made: dict[str, Any]) -> list[str]:
     lines = [f"{name}: {min(made['honest_rows'])} to {max(made['honest_rows'])} honest rows", f"{'':32}   mean  worst"]
     for kind in ("caught", "honest_lost"):
         lines += [f"{kind.replace('_', ' ') + ': ' + n:42} {s['mean']:6.1%} {s['worst']:6.1%}" for n, s in made[kind].items()]
-    return [*lines, *(f"{'copies: ' + k:42} exact {r['exact']:6.1%} near {r['near']:6.1%}" for k, r in made["copies"].items())]
+    return [*lines, *near_copies.lines("copies", made["copies"])]
 
 
 def main() -> None:
@@ -312,6 +269,9 @@ def main() -> None:
     started = time.monotonic()
     texts = {"support": shipped, **({asked.data.name: from_csv(asked.data)} if asked.data else {})}
     made = {name: measured(text, asked.seeds, asked.champion) for name, text in texts.items()}
+    for name in made:
+        rows = near_copies.shipped() if name == "support" else near_copies.from_csv(asked.data)
+        made[name]["copies"] = near_copies.measured(*rows, asked.seeds)
     seconds = round(time.monotonic() - started, 1)
     if asked.json:
         print(json.dumps({"schema": 1, "champion": asked.champion, "seeds": asked.seeds, "text": made, "seconds": seconds}))

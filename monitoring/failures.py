@@ -26,7 +26,7 @@ MOST_SOURCE = 200  # characters of where a request came from
 USERS = Selector()  # what users said, and no rule of params
 NEEDED = (
     *("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"),
-    *("timestamp", "feedback_at", "metadata"),
+    *("timestamp", "feedback_at", "metadata", "conversation_id"),
 )
 Doubt = Callable[[Sequence[Case]], dict[str, str]]  # corrections -> request id -> why it is suspected
 
@@ -234,7 +234,10 @@ def _text(value: Any) -> str | None:
 def _example(
     row: dict[str, Any], answer: str, source: Any, collected: str | None, *, label_source: Any, where: str | None = None
 ) -> Example:  # fmt: skip
-    origin = Origin(request_id=row["request_id"], user=row.get("user_id"), source=where, collected=collected)
+    talk = row.get("conversation_id")
+    origin = Origin(
+        request_id=row["request_id"], user=row.get("user_id"), source=where, collected=collected, conversation=talk
+    )  # fmt: skip
     reasons = (*reasons_of(row), *((REVIEW,) if source == "failure" and label_source == "human" else ()))
     return Example.of(row["prompt"], answer, source=source, label_source=label_source, origins=(origin,), reasons=reasons)
 

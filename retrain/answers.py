@@ -83,6 +83,19 @@ def spelled(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def meaning(answer: str, labels: bool, structured: bool) -> str:
+    """What two answers that say the same have in common: the label, or with an output schema the JSON values.
+
+    Of free text nothing: no two people write the same, so the question alone tells a copy.
+    """
+    if structured:
+        try:
+            return spelled(value_of(answer))
+        except (ValueError, ArithmeticError, RecursionError):
+            return answer.strip()
+    return answer.strip() if labels else ""
+
+
 def _number(text: str) -> float:
     number = float(text)
     return int(number) if number.is_integer() else number

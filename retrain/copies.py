@@ -23,6 +23,8 @@ WINDOW = 24  # neighbours in a tree that a text of one list is held against, bes
 ROUGH = 0.2  # how far below the truth an estimate by 64 hashes may lie: 3.5 standard deviations where the truth is 0.7
 SEED = 11
 TAIL = np.uint64(16 * (DEPTH - MEET))
+MIX = np.uint64(0x9E3779B97F4A7C15)  # of multiplicative hashing
+SET = np.uint64(40)  # bits of a 3-gram's hash: of the grams of two texts no two are equal by chance
 CHARS = 1 << 16  # characters that are hashed at a time: what is made of them stays in the processor's cache
 PAIRS = 1 << 15  # pairs that are looked at at a time
 
@@ -88,7 +90,7 @@ def signatures(skeletons: Sequence[str], hashes: int = TREES * DEPTH) -> Any:
     found = np.empty((len(skeletons), hashes), np.uint16)
     for begin, end in _chunks(skeletons):
         grams, starts = _grams(skeletons[begin:end])
-        mixed = (grams * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)).astype(np.uint32)
+        mixed = (grams * MIX >> np.uint64(32)).astype(np.uint32)
         scratch, lowest = np.empty_like(mixed), np.empty((hashes, end - begin), np.uint32)
         for i in range(hashes):
             np.multiply(np.bitwise_xor(mixed, flips[i], out=scratch), factors[i], out=scratch)
@@ -137,12 +139,13 @@ def _similarity(left: Sequence[str], right: Sequence[str], a: Ints, b: Ints) -> 
     rows = np.array([[place.setdefault(left[i], len(place)), place.setdefault(right[j], len(place))]
                      for i, j in zip(a.tolist(), b.tolist(), strict=True)])  # fmt: skip
     grams, starts = _grams(list(place))
-    names, codes = np.unique(grams, return_inverse=True)
-    text = np.repeat(np.arange(len(place)), np.diff(starts, append=len(grams)))
-    cells = np.unique(text * len(names) + codes.ravel())
-    shape = (len(place), len(names))
-    sets = csr_array((np.ones(len(cells), np.int32), (cells // len(names), cells % len(names))), shape=shape)
-    sizes = np.diff(sets.indptr)[rows]
+    text = np.repeat(np.arange(len(place), dtype=np.uint64), np.diff(starts, append=len(grams)))
+    cells = np.sort(text << SET | (grams * MIX) >> (np.uint64(64) - SET))
+    cells = cells[np.diff(cells, prepend=~cells[:1]) != 0]
+    ends = np.searchsorted(cells, np.arange(len(place) + 1, dtype=np.uint64) << SET)
+    columns = (cells & ((np.uint64(1) << SET) - np.uint64(1))).astype(np.int64)
+    sets = csr_array((np.ones(len(cells), np.int32), columns, ends), shape=(len(place), 1 << int(SET)))
+    sizes = np.diff(ends)[rows]
     both = np.asarray(sets[rows[:, 0]].multiply(sets[rows[:, 1]]).sum(axis=1)).ravel()
     return both / (sizes.sum(axis=1) - both)
 
@@ -169,7 +172,7 @@ def _codes(kinds: Sequence[Hashable]) -> Ints:
 
 def _trees(signs: Any, kinds: Ints) -> Iterator[Any]:
     """The key of each text in each tree, uint64 (texts,): its first MEET hashes, mixed with its kind, then the others."""
-    apart = (kinds.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> TAIL << TAIL
+    apart = (kinds.astype(np.uint64) * MIX) >> TAIL << TAIL
     for i in range(TREES):
         part = signs[:, i * DEPTH : (i + 1) * DEPTH].astype(np.uint64)
         yield sum(part[:, j] << np.uint64(16 * (DEPTH - 1 - j)) for j in range(DEPTH)) ^ apart

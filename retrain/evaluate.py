@@ -15,6 +15,7 @@ from typing import Any
 from retrain import base, generate, process, prompts, regression, train
 from retrain import params as params_
 from retrain.answers import SCHEMA
+from retrain.contamination import Likeness, Trained
 from retrain.errors import DataError
 from retrain.generate import Model
 from retrain.records import (
@@ -145,8 +146,11 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         )
     judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
-    copies = _trained_keys([candidate, *([serving] if serving else [])])
-    predictions = [_prediction(i, name, row, answers, judge, labels, copies, spec.task) for i, (name, row) in enumerate(rows)]
+    out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], Likeness.of(params.prepare.near, spec))
+    predictions = [
+        _prediction(i, name, row, answers, judge, labels, why, spec.task)
+        for i, ((name, row), why) in enumerate(zip(rows, out_of_it, strict=True))
+    ]
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
     hashes = {name: file_digest(path) for name in SUITES if (path := out / "suites" / f"{name}.jsonl").exists()}
     metrics = {"schema": 1, "adapter": adapter, **digests, "hashes": hashes, "suites": summary(predictions)}
@@ -178,13 +182,19 @@ def _base_rows(rows: Sequence[tuple[str, Example]], most: int) -> list[int]:
     return chosen
 
 
-def _trained_keys(folders: Sequence[Path]) -> dict[str, str]:
-    return {key: "copy of a training row" for folder in folders for key in read_json(folder / "trained_on.json")}
+def _excluded(rows: Sequence[tuple[str, Example]], adapters: Sequence[Path], like: Likeness) -> list[str | None]:
+    """For each row why it judges no arm: it copies what an arm trained on, or its conversation trained one. `golden` always
+    judges: `prepare` lets no copy of it train."""
+    found: list[str | None] = [None] * len(rows)
+    for adapter in adapters:
+        told = Trained.read(adapter).reasons([row for _, row in rows], like)
+        found = [before or why for before, why in zip(found, told, strict=True)]
+    return [None if suite == "golden" else why for (suite, _), why in zip(rows, found, strict=True)]
 
 
 def _prediction(
     i: int, suite: str, row: Example, answers: dict[str, dict[int, str]], judge: Judge, labels: dict[str, Any],
-    copies: dict[str, str], task: str,
+    excluded: str | None, task: str,
 ) -> dict[str, Any]:  # fmt: skip
     arms = {arm: entry(judge, given[i], row.answer, labels[arm]) for arm, given in answers.items() if i in given}
     return {
@@ -195,7 +205,7 @@ def _prediction(
         "question": row.question,
         "expected": row.answer,
         "slice": {"label": row.answer} if task == "classification" else {},
-        "excluded": copies.get(text_digest(row.key)[:20]) if suite != "golden" else None,
+        "excluded": excluded,
         "arms": arms,
     }
 

@@ -187,6 +187,9 @@ class Prepare(Section):
     audit_share: Annotated[float, Field(ge=0, lt=1)]  # at 1 no audited row would ever judge
     repair_share: Share
     first_audit_share: Share
+    near: Annotated[float, Field(gt=0, le=1)]
+    paraphrase: Annotated[float, Field(gt=0, le=1)]
+    independent: Share
     max_per_label: Positive
 
 

@@ -1,30 +1,34 @@
 """Stage `prepare`: seed + failure cases -> rows that train, and the frozen suites that judge.
 
 Files only. Every split goes by the hash of the conversation or question, so nothing moves when data grows; a training
-row that copies `golden` is dropped and counted, and a question with two different answers trains nothing, unless one of
-them is the seed's: a correction that contradicts it is dropped. What no candidate could answer rightly judges none. Failures
-that today's champion gets right by now (stage `recheck`) are replay, as the seed is.
+row that copies `golden`, or whose conversation judges, is dropped and counted (contamination.py), near copies train as one
+row, and a question with two different answers trains nothing, unless one of them is the seed's: a correction that contradicts
+it is dropped. What no candidate could answer rightly judges none. Failures that today's champion gets right by now (stage
+`recheck`) are replay, as the seed is.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from retrain import overlay, preflight, recheck, records
+from retrain import contamination, overlay, preflight, recheck, records
 from retrain import params as params_
 from retrain.answers import SCHEMA, Schema, misfit, schema_of
+from retrain.contamination import Likeness, Paraphrases
 from retrain.errors import DataError
 from retrain.records import Example, read_examples, read_folder, read_json, rows_digest, unit_hash, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows that train, the suites by name, and what was left out (reason -> rows)."""
+    """Rows that train, the suites by name, what was left out (reason -> rows), and which rows paraphrase `golden`."""
 
     train: list[Example]
     suites: dict[str, list[Example]]
     left_out: dict[str, int]
+    paraphrases: Paraphrases
 
 
 def prepare(
@@ -49,10 +53,11 @@ def prepare(
     champion gets right by now: they judge no repair where at least `repair_least` others do, and train after what is new.
     """
     left_out: Counter[str] = Counter()
+    like = Likeness(rules.near, bool(labels), schema is not None)
     seed = _fitting(seed, schema, left_out)
     failures = _undisputed(_fitting(failures, schema, left_out), seed, left_out)
-    held = [row for row in seed if unit_hash(row.split_key, "retained") < rules.retained_share]
-    pool = [row for row in seed if unit_hash(row.split_key, "retained") >= rules.retained_share]
+    held = [row for row in seed if not learns(row, rules)]
+    pool = [row for row in seed if learns(row, rules)]
     if audits:
         audit, earlier = _target(audits, rules)
     else:  # before there is traffic a share of the seed stands in
@@ -61,8 +66,8 @@ def prepare(
         earlier = []
     audit, earlier, held = (overlay.applied(rows, changes) for rows in (audit, earlier, held))
     audit, earlier = _fitting(audit, schema, left_out), _fitting(earlier, schema, left_out)
-    repair = [row for row in failures if unit_hash(row.split_key, "repair") < rules.repair_share]
-    learn = [row for row in failures if unit_hash(row.split_key, "repair") >= rules.repair_share]
+    repair = [row for row in failures if not learns(row, rules)]
+    learn = [row for row in failures if learns(row, rules)]
     repair = _consistent(_known_labels(merge(overlay.applied(repair, changes)), labels, left_out), left_out)
     repair = _unrepaired(repair, {row.key for row in failures if row.id in known}, repair_least, left_out)
     judging = {
@@ -72,12 +77,21 @@ def prepare(
         "retained": merge([*held, *earlier]),
     }
     rows = _consistent(merge([*pool, *learn]), left_out)
-    rows = _without_copies(rows, judging["golden"], left_out)
+    rows = _without_leaks(rows, judging, like, left_out)
     rows = _known_labels(rows, labels, left_out)
-    new = {row.id for row in learn} - set(known)
-    rows = _balanced(rows, new, rules.max_per_label, left_out) if labels else rows
-    rows = _with_synthetic(rows, synthetic, judging, rules.max_per_label, max_share, left_out) if synthetic else rows
-    return Prepared(rows, {name: kept for name, kept in judging.items() if kept}, dict(left_out))
+    rows, told = _without_paraphrases(rows, pool, judging["golden"], like, rules, left_out)
+    folded, stands = contamination.folded(rows, like)
+    left_out["near copy of another training row"] += len(rows) - len(folded)
+    new = {stands[row.id] for row in learn if row.id in stands and row.id not in known}
+    rows = _balanced(folded, new, rules.max_per_label, left_out) if labels else folded
+    rows = _with_synthetic(rows, synthetic, judging, like, rules.max_per_label, max_share, left_out) if synthetic else rows
+    return Prepared(rows, {name: kept for name, kept in judging.items() if kept}, dict(left_out), told)
+
+
+def learns(row: Example, rules: params_.Prepare) -> bool:
+    """Whether a row of the seed or of the failures is among those that train, and not held back to judge; by hash."""
+    salt, share = ("retained", rules.retained_share) if row.source == "seed" else ("repair", rules.repair_share)
+    return unit_hash(row.split_key, salt) >= share
 
 
 def merge(rows: Iterable[Example]) -> list[Example]:
@@ -131,11 +145,23 @@ def _consistent(rows: list[Example], left_out: Counter[str]) -> list[Example]:
     return kept
 
 
-def _without_copies(rows: list[Example], golden: Sequence[Example], left_out: Counter[str]) -> list[Example]:
-    copies = {row.key for row in golden}
-    kept = [row for row in rows if row.key not in copies]
-    left_out["copy of a golden row"] += len(rows) - len(kept)
-    return kept
+def _without_leaks(
+    rows: list[Example], judging: dict[str, list[Example]], like: Likeness, left_out: Counter[str]
+) -> list[Example]:  # fmt: skip
+    found = contamination.leaks(rows, judging["golden"], (row for kept in judging.values() for row in kept), like)
+    left_out.update(why for why in found if why)
+    return [row for row, why in zip(rows, found, strict=True) if why is None]
+
+
+def _without_paraphrases(
+    rows: list[Example], seed: Sequence[Example], golden: Sequence[Example], like: Likeness, rules: params_.Prepare,
+    left_out: Counter[str],
+) -> tuple[list[Example], Paraphrases]:  # fmt: skip
+    collected = [row for row in rows if row.source == "failure"]
+    told = contamination.paraphrases(collected, seed, golden, like, cosine=rules.paraphrase, most=rules.independent)
+    kept = [row for row in rows if not (told.dropped and row.id in told.ids)]
+    left_out["paraphrase of a golden row"] += len(rows) - len(kept)
+    return kept, told
 
 
 def _known_labels(rows: list[Example], labels: Sequence[str], left_out: Counter[str]) -> list[Example]:
@@ -165,18 +191,20 @@ def _balanced(rows: list[Example], new: set[str], most: int, left_out: Counter[s
 
 
 def _with_synthetic(
-    rows: list[Example], synthetic: Sequence[Example], judging: dict[str, list[Example]], most: int, share: float,
-    left_out: Counter[str],
+    rows: list[Example], synthetic: Sequence[Example], judging: dict[str, list[Example]], like: Likeness, most: int,
+    share: float, left_out: Counter[str],
 ) -> list[Example]:  # fmt: skip
     """Human rows, then what room they leave: no copy of them or of a suite, no label that they lack, at most the share."""
-    taken = {row.key for row in (*rows, *(row for kept in judging.values() for row in kept))}
+    others = [*rows, *(row for kept in judging.values() for row in kept)]
+    taken = {row.key for row in others}
     human, added = Counter(row.answer for row in rows), Counter[str]()
     kept: list[Example] = []
-    for row in sorted(merge(synthetic), key=lambda row: unit_hash(row.id, "balance")):
+    made = sorted(merge(synthetic), key=lambda row: unit_hash(row.id, "balance"))
+    for row, copied in zip(made, like.copied(made, others), strict=True):
         room = min(most - human[row.answer], int(human[row.answer] * share / (1 - share) + 1e-9))
         if (row.source, row.label_source) != ("synthetic", "synthetic"):
             raise DataError(f"row {row.id} among the synthetic ones has source {row.source}: `synthesize` alone writes them")
-        if row.key in taken:
+        if row.key in taken or copied >= 0:
             left_out["synthetic copy of another row"] += 1
         elif added[row.answer] >= room:
             left_out["synthetic beyond its share"] += 1
@@ -192,23 +220,22 @@ def read_audits(folder: Path) -> list[tuple[str, list[Example]]]:
     return [(path.stem, read_examples(path)) for path in sorted(Path(folder).glob("*.jsonl"))]
 
 
-def of_workspace(adapter: str, params: params_.Params, synthetic: Sequence[Example] = ()) -> Prepared:
-    """`prepare` over the files of this folder; without synthetic rows, what a generator may learn from."""
+def inputs(adapter: str, params: params_.Params) -> dict[str, Any]:
+    """What `prepare` takes, less synthetic rows: the files of this folder, each read once."""
     spec, suites = params.adapter(adapter), Path("data/suites") / adapter
-    return prepare(
-        seed=read_examples(Path("data/seed") / f"{adapter}.jsonl"),
-        failures=read_folder(Path("data/failures") / adapter),
-        golden=read_examples(suites / "golden.jsonl"),
-        audits=read_audits(suites / "audit"),
-        rules=params.prepare,
-        labels=spec.labels,
-        schema=schema_of(Path(), spec),
-        changes=overlay.read(suites),
-        known=recheck.known(Path("out") / adapter / "recheck"),
-        repair_least=params.gates.repair_min_rows,
-        synthetic=synthetic,
-        max_share=params.synthesize.max_share,
-    )
+    return {
+        "seed": read_examples(Path("data/seed") / f"{adapter}.jsonl"),
+        "failures": read_folder(Path("data/failures") / adapter),
+        "golden": read_examples(suites / "golden.jsonl"),
+        "audits": read_audits(suites / "audit"),
+        "rules": params.prepare,
+        "labels": spec.labels,
+        "schema": schema_of(Path(), spec),
+        "changes": overlay.read(suites),
+        "known": recheck.known(Path("out") / adapter / "recheck"),
+        "repair_least": params.gates.repair_min_rows,
+        "max_share": params.synthesize.max_share,
+    }
 
 
 def approved_rows(adapter: str, params: params_.Params, folder: Path) -> tuple[list[Example], int]:
@@ -223,11 +250,9 @@ def approved_rows(adapter: str, params: params_.Params, folder: Path) -> tuple[l
 def main(adapter: str) -> None:
     params = params_.load().of(adapter)
     preflight.check(Path(), params, adapter)
-    spec, suites, out = params.adapter(adapter), Path("data/suites") / adapter, Path("out") / adapter
-    schema, changes = schema_of(Path(), spec), overlay.read(suites)
-    failures, known = read_folder(Path("data/failures") / adapter), recheck.known(out / "recheck")
+    out, given = Path("out") / adapter, inputs(adapter, params)
     synthetic, unapproved = approved_rows(adapter, params, out / "synthetic")
-    made = of_workspace(adapter, params, synthetic)
+    made = prepare(**given, synthetic=synthetic)
     if unapproved:
         made.left_out["synthetic, not approved"] = unapproved
     if not made.train:
@@ -235,21 +260,35 @@ def main(adapter: str) -> None:
     write_jsonl(out / "data" / "train.jsonl", made.train)
     for name, rows in made.suites.items():
         write_jsonl(out / "suites" / f"{name}.jsonl", rows)
-    if schema is not None:
-        write_json(out / "suites" / SCHEMA, schema)
-    if changes:
-        overlay.write(out / "suites", changes)
+    if given["schema"] is not None:
+        write_json(out / "suites" / SCHEMA, given["schema"])
+    if given["changes"]:
+        overlay.write(out / "suites", given["changes"])
+    _check(out, Likeness.of(params.prepare.near, params.adapter(adapter)))
+    report = _report(made, given["failures"], given["known"], bool(synthetic))
+    write_json(out / "data" / "prepare.json", report)
+    told = f", left out {report['left_out']}" if report["left_out"] else ""
+    print(f"{adapter}: {len(made.train)} rows train, suites {report['suites']}{told}")
+
+
+def _check(out: Path, like: Likeness) -> None:
+    """What was written, once more: no copy of `golden` trains, and no conversation lies on both sides."""
+    suites = {path.stem: read_examples(path) for path in sorted((out / "suites").glob("*.jsonl"))}
+    contamination.check(read_examples(out / "data" / "train.jsonl"), suites, like)
+
+
+def _report(made: Prepared, failures: Sequence[Example], known: Collection[str], synthetic: bool) -> dict[str, Any]:
     counts = {name: len(rows) for name, rows in made.suites.items()}
     left_out = {reason: n for reason, n in sorted(made.left_out.items()) if n}
     report = {"schema": 1, "train": len(made.train), "suites": counts, "left_out": left_out, "dataset": rows_digest(made.train)}
     synthesized = sum(row.source == "synthetic" for row in made.train)
     if failures:
-        new = len({row.id for row in failures} & {row.id for row in made.train} - known)
+        new = len({row.id for row in failures} & {row.id for row in made.train} - set(known))
         report["train_by"] = {"new failures": new, "replay": len(made.train) - new - synthesized}
+        report["paraphrases"] = made.paraphrases.as_dict()
     if synthetic:
         report["synthetic"] = synthesized
-    write_json(out / "data" / "prepare.json", report)
-    print(f"{adapter}: {len(made.train)} rows train, suites {counts}" + (f", left out {left_out}" if left_out else ""))
+    return report
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Origin(BaseModel):
     user: str | None = None
     source: str | None = None  # where the request came from, if params failures.poisoning.source says where that stands
     collected: str | None = None
+    conversation: str | None = None  # a keyed hash of the id that the logs have
 
 
 class Example(Record):
@@ -109,9 +110,19 @@ class Example(Record):
         return question_key(self.messages[:-1])
 
     @property
+    def asked(self) -> str:
+        """All that was said before the answer, system texts aside: what near copies are told by."""
+        return "\n".join(message.content for message in self.messages[:-1] if message.role != "system")
+
+    @property
+    def conversations(self) -> set[str]:
+        """Those that it came from."""
+        return {talk for talk in (self.conversation, *(origin.conversation for origin in self.origins)) if talk}
+
+    @property
     def split_key(self) -> str:
-        """What a split goes by: the conversation where there is one, else the question."""
-        return self.conversation or self.key
+        """What a split goes by: the (first) conversation where there is one, else the question."""
+        return self.conversation or next((o.conversation for o in self.origins if o.conversation), None) or self.key
 
     @classmethod
     def of(cls, question: str, answer: str, **fields: Any) -> "Example":

@@ -13,7 +13,7 @@ from typing import Any
 from retrain import params as params_
 from retrain import prompts, synthetic_filters
 from retrain.errors import DataError, EndpointError, ParamsError
-from retrain.prepare import of_workspace
+from retrain.prepare import inputs, prepare
 from retrain.records import Example, Message, dumps, text_digest, unit_hash, write_json, write_jsonl, write_text
 from retrain.sections import Asked, Reverse
 from retrain.synthetic_filters import Candidate, Sifted
@@ -165,7 +165,7 @@ def main(adapter: str) -> None:
         write(out, [], {"rows": 0, "off": off}, f"# {adapter}: no synthetic rows\n\n{off}\n")
         print(f"{adapter}: no synthetic rows: {off}")
         return
-    human = of_workspace(adapter, params)
+    human = prepare(**inputs(adapter, params))
     if not human.train:
         raise DataError(f"no human row of {adapter} trains: there is nothing to write others from ({human.left_out})")
     suites = [row for rows in human.suites.values() for row in rows]

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, fused, packing, process, prompts, steps
+from retrain import base, contamination, fused, packing, process, prompts, steps
 from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
-from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, text_digest, verify_folder, write_json
+from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, verify_folder, write_json
 
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
@@ -80,7 +80,7 @@ def train(
     _check_learned(model, made.losses)
     final = made.losses[-5:]
     run |= {"steps": len(made.losses), "at_once": made.at_once, "final_loss": round(sum(final) / len(final), 4)}
-    _publish(model, run, rows, target)
+    _publish(model, run, rows, contamination.Likeness.of(params.prepare.near, spec), target)
     saved.drop()
 
 
@@ -154,7 +154,9 @@ def _check_learned(model: Any, losses: Sequence[float]) -> None:
         raise RetrainError("the trained weights did not move from zero: check train.targets and learning_rate")
 
 
-def _publish(model: Any, run: dict[str, Any], rows: Sequence[Example], target: Path) -> None:
+def _publish(
+    model: Any, run: dict[str, Any], rows: Sequence[Example], like: contamination.Likeness, target: Path
+) -> None:  # fmt: skip
     """Safetensors, configuration, run.json and hashed training keys under a temporary name; the manifest last."""
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -164,7 +166,7 @@ def _publish(model: Any, run: dict[str, Any], rows: Sequence[Example], target: P
     (scratch / "README.md").unlink(missing_ok=True)
     _sort_lists(scratch / "adapter_config.json")
     write_json(scratch / "run.json", run)
-    write_json(scratch / "trained_on.json", sorted({text_digest(row.key)[:20] for row in rows}))
+    contamination.write_trained(scratch / contamination.FILE, rows, like)
     write_json(scratch / "manifest.json", {"schema": 1, "files": {p.name: file_digest(p) for p in sorted(scratch.iterdir())}})
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)

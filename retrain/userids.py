@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from monitoring.sources import LogTable
 
 LACKING = (
-    f"no key for user ids: they are not kept, and no limit for each user holds. Set {tombstones.VARIABLE} "
-    f"(at least {tombstones.LEAST} characters, the same on every machine)"
+    "no key for ids of users and conversations: they are not kept, so no limit for each user holds, and a conversation may "
+    f"both train and judge. Set {tombstones.VARIABLE} (at least {tombstones.LEAST} characters, the same on every machine)"
 )
 
 

@@ -10,11 +10,13 @@ from monitoring.selection import Selector
 from monitoring.sources import Rows
 from monitoring.windows import Window
 from retrain import jobs, ledger, notify, policies, projections, review
+from retrain.contamination import Likeness
 from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
 from retrain.measure import KEPT, Measured, Site, measure, window_of
+from retrain.prepare import learns
 from retrain.process import git, public, try_git
-from retrain.records import Example, from_stamp, parse_time, stamp
+from retrain.records import Example, from_stamp, parse_time, stamp, unit_hash
 from retrain.registry import Registry
 from retrain.userids import open_logs
 from retrain.workspace import Workspace
@@ -69,15 +71,17 @@ def _measured(workspace: Workspace, adapter: str, window: Window, backfill: bool
         )
     site.registry.close_stale(adapter)
     again = site.again(window)
-    fresh, collection, suspected = _failures(site, window, bool(again))
+    fresh, unread = _labelled(site, window)
+    known = _known(site, window, fresh, unread, bool(again))
+    collection = known.collection
     for record, _ in again:
-        second = measure(site, window_of(record), unbelieved=collection.unbelieved | suspected)
+        second = measure(site, window_of(record), unbelieved=collection.unbelieved | known.suspected)
         _log(site, trigger.measured_again(record, second.record), second)
     if again:
         site = Site.open(workspace, adapter)
     late = sum(rows for _, rows in again)
     made = measure(site, window, late=late, backfill=backfill, unbelieved=collection.unbelieved)
-    facts = _facts(site, window, asked, fresh, collection)
+    facts = _facts(site, asked, unread, known)
     record = made.record.model_copy(
         update={
             "new_labels": {label: rows for label, (rows, _) in collection.new_labels.items()},
@@ -109,16 +113,31 @@ def _log(site: Site, record: trigger.WindowRecord, made: Measured) -> None:
     site.registry.log_window(site.adapter, record.as_dict(), metrics, [made.report] if made.report.exists() else [])
 
 
-def _failures(site: Site, window: Window, again: bool) -> tuple[Rows, failures.Collection, frozenset[str]]:
-    """What became known since the last retraining, and the failure cases in it; what is suspected counts as none.
+@dataclass(frozen=True)
+class _Known:
+    """Failure cases in what became known since the last retraining (what is suspected counts as none), rows that a retraining
+    would learn, and requests that were suspected before."""
 
-    again: older windows are measured again, for which the third is what was suspected of earlier collections.
-    """
+    collection: failures.Collection
+    learned: list[Example]
+    suspected: frozenset[str]
+
+
+def _labelled(site: Site, window: Window) -> tuple[Rows, Rows]:
+    """What became known since the last retraining, and since a verdict last read audited rows."""
+    attempts = site.state.attempts
+    since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
+    fresh = site.logs.known(window.end, from_stamp(since) if since else None)
+    return fresh, fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
+
+
+def _known(site: Site, window: Window, fresh: Rows, unread: Rows, again: bool) -> _Known:
+    """again: older windows are measured again, for which it matters what was suspected before."""
     attempts, at = site.state.attempts, stamp(window.end)
     since = from_stamp(attempts[-1].end) if attempts else None
-    fresh = site.logs.known(window.end, since)
     door = None
-    if again or fresh.where(lambda t: t.correction.notnull()).count():
+    labelled = fresh.where(lambda t: t.correction.notnull()).count() or unread.where(lambda t: t.audit_label.notnull()).count()
+    if again or labelled:
         with site.workspace.clone(f"door-{site.adapter}") as clone:
             door = Door.of(clone, site.adapter, before=at)
     collection = failures.failure_cases(
@@ -127,15 +146,16 @@ def _failures(site: Site, window: Window, again: bool) -> tuple[Rows, failures.C
         selector=Selector.of(site.params.failures, site.labels, site.schema, judge.doubted(row.judge for row in site.past)),
         reviewed=review.known(site.workspace, site.adapter, site.logs, window.end, since),
     )  # fmt: skip
-    return fresh, collection, door.suspected if door else frozenset()
+    human = [*(door.seed + door.earlier if door else []), *collection.examples]
+    learned = [row for row in human if learns(row, site.params.prepare)]
+    return _Known(collection, learned, door.suspected if door else frozenset())
 
 
-def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: failures.Collection) -> trigger.Facts:
+def _facts(site: Site, asked: bool, unread: Rows, known: _Known) -> trigger.Facts:
     """What a decision rests on besides the windows."""
     params, attempts = site.params, site.state.attempts
     rate = params.failures.audit_rate
-    since, judged = (tried[-1].end if tried else None for tried in (attempts, ledger.judged(attempts)))
-    unread = fresh if since == judged else site.logs.known(window.end, from_stamp(judged) if judged else None)
+    like = Likeness.of(params.prepare.near, params.adapter(site.adapter))
     runs = site.registry.training_runs(site.adapter, KEPT)
     return trigger.Facts(
         at=site.now,
@@ -144,8 +164,8 @@ def _facts(site: Site, window: Window, asked: bool, fresh: Rows, collection: fai
         attempts=tuple(attempt.end for attempt in attempts)[-KEPT:],
         newest=site.past[-1].end if site.past else None,
         erased=_owed_since(site),
-        new_failures=len(collection.examples) + len(collection.held),
-        unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), params.prepare.audit_share),
+        new_failures=len(known.collection.examples) + len(known.collection.held),
+        unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), known.learned, params.prepare.audit_share, like),
         audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=site.schema),
         cost=policies.cost([(run.start, run.end) for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
@@ -188,11 +208,13 @@ def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.Wind
     return trigger.WindowRecord.model_validate(found[0])
 
 
-def _enter_tests(audited: list[Example], share: float) -> int:
-    """Rows that would enter the gate's tests: one a question, less the share that goes to `retained`."""
-    from retrain.records import unit_hash
-
-    return sum(1 for key in {row.split_key for row in audited} if unit_hash(key, "to-retained") >= share)
+def _enter_tests(audited: list[Example], learned: list[Example], share: float, like: Likeness) -> int:
+    """Rows that would enter the gate's tests: one a question, less the share that goes to `retained`, and less the copies of
+    what a retraining would learn."""
+    judging = [row for row in audited if unit_hash(row.split_key, "to-retained") >= share]
+    known = {row.key for row in learned}
+    near = like.copied(judging, learned)
+    return len({row.split_key for row, at in zip(judging, near, strict=True) if at < 0 and row.key not in known})
 
 
 # --- collection

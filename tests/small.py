@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import string
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +29,12 @@ FAST = (  # a base at a path, and a training that learns these words in seconds
 
 
 def message(label: str, rng: random.Random) -> str:
-    """Seven words, one of which tells the label; the others are chosen at random, so that few messages are equal."""
+    """Seven words, one of which tells the label, the others chosen at random; and three that no other message has, so that it
+    nearly copies none."""
     word = next(word for word, told in TELLS.items() if told == label)
     words = [rng.choice(FILLER) for _ in range(6)]
     words.insert(rng.randrange(7), word)
-    return " ".join(words)
+    return " ".join([*words, *("".join(rng.choices(string.ascii_lowercase, k=12)) for _ in range(3))])
 
 
 def rows(n: int, source: str, seed: int) -> str:

@@ -70,7 +70,10 @@ def test_rows_and_samples_of_the_logs_hold_the_hash(space: Workspace) -> None:
     row: dict[str, Any] = {"timestamp": "2026-03-01T10:00:00Z", "prompt": "p", "response": "r"}
     folder = space.root / "logs" / "support"
     folder.mkdir(parents=True)
-    write_jsonl(folder / "a.jsonl", [{**row, "request_id": "r1", "user_id": "ann"}, {**row, "request_id": "r2"}])
+    write_jsonl(
+        folder / "a.jsonl",
+        [{**row, "request_id": "r1", "user_id": "ann", "conversation_id": "ann"}, {**row, "request_id": "r2"}],
+    )
     from monitoring.windows import of_interval
 
     ids = UserIds.of(space)
@@ -78,3 +81,4 @@ def test_rows_and_samples_of_the_logs_hold_the_hash(space: Workspace) -> None:
     rows = logs.rows(of_interval("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z"))
     frames: list[pd.DataFrame] = [rows.frame(), rows.frame(["user_id"]), rows.where(lambda t: t.prompt == "p").sample(9, "")]
     assert [sorted(map(str, frame["user_id"])) for frame in frames] == [sorted(["None", str(ids("ann"))])] * 3
+    assert [sorted(map(str, frame["conversation_id"])) for frame in frames[::2]] == [sorted(["None", str(ids("ann"))])] * 2

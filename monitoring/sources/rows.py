@@ -22,11 +22,12 @@ WIDEST = timedelta(hours=16)  # no zone is further from UTC
 # the first are always searched together.
 SPOKEN = ("prompt", "response", "correction", "audit_label")
 TOLD = ("finish_reason", "messages", "metadata")
+IDENTIFYING = ("user_id", "conversation_id")
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """What of a row may leave the engine: of a user id, and of its texts (retrain.scrub). None: as it is logged."""
+    """What of a row may leave the engine: of IDENTIFYING, and of its texts (retrain.scrub). None: as it is logged."""
 
     users: Callable[[Any], str | None] | None = None
     scrub: Callable[[list[dict[str, Any]]], Sequence[Any]] | None = None
@@ -173,9 +174,10 @@ class Rows:
         """What may be kept of rows: `columns` of it."""
         frame, unsearched = _scrubbed(frame.reset_index(drop=True), self.privacy.scrub)
         frame = _tidy(frame, columns)
-        if self.privacy.users is not None and "user_id" in columns:
-            frame["user_id"] = frame["user_id"].map(self.privacy.users).astype(object)
-            frame["user_id"] = frame["user_id"].where(frame["user_id"].notna(), None)
+        for name in IDENTIFYING if self.privacy.users is not None else ():
+            if name in columns:
+                frame[name] = frame[name].map(self.privacy.users).astype(object)
+                frame[name] = frame[name].where(frame[name].notna(), None)
         return Fetched(frame, unsearched)
 
 
