@@ -194,7 +194,7 @@ def _scrubbed(
         for one, row in zip(made, frame.to_dict("records"), strict=True)
         if one.row is None
     )
-    kept = frame[[one.row is not None for one in made]].copy()
+    kept = frame.loc[[one.row is not None for one in made]].copy()
     rows = [one.row for one in made if one.row is not None]
     for name in names:
         kept[name] = [row[name] for row in rows]
