@@ -87,7 +87,7 @@ class Bench:
             Prediction(
                 suite=suite,  # type: ignore[arg-type]
                 id=f"{i:05}",
-                cluster=f"{suite}{i}",
+                joins=(f"{suite}{i}",),
                 expected="yes",
                 slice={"label": f"label {self.labels[i]}"},
                 excluded=None,

@@ -133,7 +133,7 @@ def metric_of(verdict: Verdict) -> str:
 
 def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
     """About ten sentences for someone who runs no statistics."""
-    lines = [_tried(verdict), *(_suite_line(verdict, suite) for suite in SUITES)]
+    lines = [_tried(verdict), *(_suite_line(verdict, suite, metrics) for suite in SUITES)]
     lines += [_slices_line(verdict), _power_line(verdict), _measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
     lines.append(_next(verdict))
     return [line for line in lines if line]
@@ -146,19 +146,19 @@ def _tried(verdict: Verdict) -> str:
     return f"What was tried: a new adapter for {verdict.adapter}. {TRIED.get(verdict.purpose, '')}{again}"
 
 
-def _suite_line(verdict: Verdict, suite: str) -> str:
+def _suite_line(verdict: Verdict, suite: str, metrics: Metrics) -> str:
     paired = [c for c in verdict.checks if c.suite == suite and c.name in ("superior", "non_inferior")]
     single = [c for c in verdict.checks if c.suite == suite and c.name in ("floor", "repair", "parse_floor")]
     for check in paired + single:
         if check.passed is None:
             return f"{_capital(SUITES[suite])}: could not be told; {check.why}."
         if check in paired:
-            return _paired_line(check)
+            return _paired_line(check, arms_of(metrics, suite))
         return f"{_capital(SUITES[suite])} ({suite}): {check.why.partition(': ')[2]}."
     return ""
 
 
-def _paired_line(check: Check) -> str:
+def _paired_line(check: Check, arms: Mapping[str, Any]) -> str:
     other, score = ("champion", check.champion) if check.champion is not None else ("untrained base", check.base)
     change = moved(check.difference or 0.0).removeprefix("it ")
     result = f"it {change}" if check.difference else "no difference"
@@ -169,7 +169,17 @@ def _paired_line(check: Check) -> str:
         ("non_inferior", False): f"a true loss of {points(-(check.threshold or 0))} cannot be ruled out",
     }[check.name, bool(check.passed)]
     scores = f"{said(check.metric, check.candidate or 0)}, the {other} {percent(score or 0)}, of {check.n} rows"
-    return f"{_capital(SUITES[check.suite or ''])} ({check.suite}): {scores}: {result}, {outcome}."
+    return f"{_capital(SUITES[check.suite or ''])} ({check.suite}): {scores}: {result}, {outcome}{_beside(check, arms)}."
+
+
+def _beside(check: Check, arms: Mapping[str, Any]) -> str:
+    """The means over all rows, where some are joined by conversation, user or near copy and only one of them was tested."""
+    ours, theirs = arms.get("candidate", {}), arms.get("champion" if check.champion is not None else "base", {})
+    if not all(is_number(arm.get(check.metric)) for arm in (ours, theirs)) or ours.get("n", 0) <= (check.n or 0):
+        return ""
+    if ours["n"] != theirs.get("n"):
+        return ""
+    return f" (all {ours['n']} rows, one or more a user: {percent(ours[check.metric])}, {percent(theirs[check.metric])})"
 
 
 def _slices_line(verdict: Verdict) -> str:

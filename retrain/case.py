@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
 
 from retrain import params as params_
+from retrain.clusters import independent
 from retrain.figures import percent
 from retrain.verdict import ChampionState, Score
 
@@ -38,7 +39,7 @@ class Prediction(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     suite: Literal["golden", "audit", "repair", "retained"]
     id: StrictStr
-    cluster: StrictStr
+    joins: tuple[StrictStr, ...]  # what it may share with other rows: see `clusters`
     expected: StrictStr
     slice: dict[str, Any] = {}
     excluded: StrictStr | None
@@ -149,11 +150,8 @@ class Case:
 
 
 def one_a_cluster(rows: Iterable[Prediction]) -> list[Prediction]:
-    """The row with the lowest id of each cluster: rows of one conversation or user are no independent evidence."""
-    first: dict[str, Prediction] = {}
-    for row in sorted(rows, key=lambda row: row.id):
-        first.setdefault(row.cluster, row)
-    return list(first.values())
+    """Rows of which no two are joined by conversation, user or near copy, in order of id."""
+    return independent(rows, of=lambda row: (row.id, row.joins))
 
 
 def mean(values: Sequence[float]) -> float:

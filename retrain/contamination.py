@@ -43,6 +43,11 @@ class Likeness:
     def kinds(self, rows: Iterable[Example]) -> list[str]:
         return [meaning(row.answer, self.labels, self.structured) for row in rows]
 
+    def pairs(self, rows: Sequence[Example]) -> list[tuple[int, int]]:
+        """Places of rows that are near copies of each other."""
+        left, right = copies.pairs([row.asked for row in rows], self.near, self.kinds(rows))
+        return list(zip(left.tolist(), right.tolist(), strict=True))
+
     def copied(self, rows: Sequence[Example], known: Sequence[Example]) -> list[int]:
         """For each row the index of the known one that it nearly copies, -1 where there is none."""
         asked = [row.asked for row in rows], [row.asked for row in known]

@@ -15,6 +15,7 @@ from typing import Any
 from retrain import base, generate, process, prompts, regression, train
 from retrain import params as params_
 from retrain.answers import SCHEMA
+from retrain.clusters import independent, joins
 from retrain.contamination import Likeness, Trained
 from retrain.errors import DataError
 from retrain.generate import Model
@@ -132,8 +133,10 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         raise DataError(f"{out / 'suites'} holds no rows: give data/suites/{adapter}/golden.jsonl some")
     arms, trained = Arms(adapter, params, cache), read_examples(out / "data" / "train.jsonl")
     examples = [row for _, row in rows]
-    beside = _base_rows(rows, params.evaluate.beside_rows)
-    asked = beside if serving else _base_rows(rows, params.evaluate.base_rows)
+    like = Likeness.of(params.prepare.near, spec)
+    joined = joins(examples, like.pairs(examples))
+    beside = _base_rows(rows, joined, params.evaluate.beside_rows)
+    asked = beside if serving else _base_rows(rows, joined, params.evaluate.base_rows)
     everything = range(len(rows))
     answers = {"candidate": _by_suite(rows, everything, partial(arms.adapter_arm, candidate, name="candidate"))}
     if serving:
@@ -146,9 +149,9 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         )
     judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
-    out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], Likeness.of(params.prepare.near, spec))
+    out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], like)
     predictions = [
-        _prediction(i, name, row, answers, judge, labels, why, spec.task)
+        _prediction(i, name, row, answers, judge, labels, why, spec.task) | {"joins": joined[i]}
         for i, ((name, row), why) in enumerate(zip(rows, out_of_it, strict=True))
     ]
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
@@ -173,12 +176,14 @@ def _by_suite(
     return found
 
 
-def _base_rows(rows: Sequence[tuple[str, Example]], most: int) -> list[int]:
-    """Indices of at most so many rows of each suite, by hash; `retained` is asked of adapters only."""
+def _base_rows(rows: Sequence[tuple[str, Example]], joined: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Indices of at most so many rows of each suite, by hash, first those that enter the tests; `retained` is asked of adapters
+    only."""
     chosen: list[int] = []
     for name in ("golden", "audit", "repair"):
         mine = [i for i, (suite, _) in enumerate(rows) if suite == name]
-        chosen += sorted(sorted(mine, key=lambda i: unit_hash(rows[i][1].key, "base"))[:most])
+        tested = set(independent(mine, of=lambda i: (rows[i][1].id, joined[i])))
+        chosen += sorted(sorted(mine, key=lambda i: (i not in tested, unit_hash(rows[i][1].key, "base")))[:most])
     return chosen
 
 
@@ -201,7 +206,6 @@ def _prediction(
         "schema": 1,
         "suite": suite,
         "id": row.id,
-        "cluster": row.split_key,
         "question": row.question,
         "expected": row.answer,
         "slice": {"label": row.answer} if task == "classification" else {},

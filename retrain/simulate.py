@@ -15,7 +15,7 @@ from monitoring.failures import drawn
 from monitoring.windows import Window
 from retrain.errors import DataError
 from retrain.generate import Answer, Model
-from retrain.records import Message, read_jsonl, write_jsonl
+from retrain.records import Message, read_jsonl, unit_hash, write_jsonl
 from retrain.scoring import Judge
 
 
@@ -118,7 +118,7 @@ def _row(
         "timestamp": time.isoformat(),
         "adapter": adapter,
         "model_version": version,
-        "user_id": f"u{rng.randrange(400):03d}",
+        "user_id": f"u{10 * rng.randrange(400) + int(10 * unit_hash(request, 'user')):04d}",
         "prompt": message["text"],
         "response": answer.text,
         "latency_ms": round(rng.lognormvariate(4.6, 0.3), 1),

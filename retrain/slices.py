@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from retrain import stats
 from retrain.case import COMPARED, Case, Pair, Prediction, mean, rows_lost
 from retrain.checks import EXAMPLES, paired
+from retrain.clusters import independent
 from retrain.figures import points, rounded
 from retrain.verdict import Check, Harm
 
@@ -52,10 +53,8 @@ Name = tuple[str, str]  # column and value
 
 def _pooled(case: Case) -> list[Pair]:
     suites = [s for s in dict.fromkeys(s for group in COMPARED[case.state.purpose] for s in group) if not case.unmeasured(s)]
-    first: dict[str, Pair] = {}
-    for pair in sorted((pair for suite in suites for pair in case.paired[suite]), key=lambda pair: (pair[0].id, pair[0].suite)):
-        first.setdefault(pair[0].cluster, pair)
-    return list(first.values())
+    pairs = [pair for suite in suites for pair in case.paired[suite]]
+    return independent(pairs, of=lambda pair: (f"{pair.row.id} {pair.row.suite}", pair.row.joins))
 
 
 def _by_slice(pooled: Sequence[Pair]) -> dict[Name, list[Pair]]:

@@ -10,6 +10,7 @@ from monitoring.selection import Selector
 from monitoring.sources import Rows
 from monitoring.windows import Window
 from retrain import jobs, ledger, notify, policies, projections, review
+from retrain.clusters import independent, joins
 from retrain.contamination import Likeness
 from retrain.door import Door, why_not_believed
 from retrain.errors import DataError, NothingToDo, ParamsError, RetrainError
@@ -209,12 +210,13 @@ def recorded(workspace: Workspace, adapter: str, window: Window) -> trigger.Wind
 
 
 def _enter_tests(audited: list[Example], learned: list[Example], share: float, like: Likeness) -> int:
-    """Rows that would enter the gate's tests: one a question, less the share that goes to `retained`, and less the copies of
+    """Rows that would enter the gate's tests: one a cluster, less the share that goes to `retained`, and less the copies of
     what a retraining would learn."""
     judging = [row for row in audited if unit_hash(row.split_key, "to-retained") >= share]
     known = {row.key for row in learned}
-    near = like.copied(judging, learned)
-    return len({row.split_key for row, at in zip(judging, near, strict=True) if at < 0 and row.key not in known})
+    left = [row for row, at in zip(judging, like.copied(judging, learned), strict=True) if at < 0 and row.key not in known]
+    joined = {row.id: shared for row, shared in zip(left, joins(left, like.pairs(left)), strict=True)}
+    return len(independent(joined, of=lambda row_id: (row_id, joined[row_id])))
 
 
 # --- collection

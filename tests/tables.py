@@ -22,7 +22,7 @@ def suite(name: str, candidate: list[Any], reference: list[Any], arm: str = "cha
     sides = ("candidate", arm) if arm == "base" else ("candidate", arm, "base")
     return [
         {
-            "schema": 1, "suite": name, "id": f"{i:04}", "cluster": f"{name}{i}", "expected": "yes", "excluded": None,
+            "schema": 1, "suite": name, "id": f"{i:04}", "joins": [f"{name}{i}"], "expected": "yes", "excluded": None,
             "slice": {"label": "refund_status" if i % 8 == 0 else f"label_{i % 8}"}, "question": f"question {i}",
             "arms": {
                 side: {"answer": {1: "yes", 0: "no", None: "neither"}[right], "right": bool(right), "parsed": True, "why": None}

@@ -101,11 +101,11 @@ def test_excluded_copies_leave_for_both_arms_and_are_counted() -> None:
 def test_one_row_a_cluster_enters_the_tests_and_an_excluded_one_does_not_stand_for_it() -> None:
     rows = good(audit=suite("audit", right(130, 5), right(130, 35)))
     for row in rows[:11]:
-        row["cluster"] = "one user"
+        row["joins"] = ["one user"]
     rows[0]["excluded"] = "copy"
     assert judge(rows).check("superior").n == 120  # type: ignore[union-attr]
     for row in rows[:60]:
-        row["cluster"] = "one user"
+        row["joins"] = ["one user"]
     assert "label 29 more" in untold(judge(rows))["superior", "audit"]
 
 
@@ -155,7 +155,7 @@ def test_a_candidate_that_repairs_the_arriving_intents_and_loses_half_a_point_pa
         old = drawn(rng, "audit", 90, -0.005, 0.04, 0.93)
         new = suite("audit", arriving, [False] * 30)
         for i, row in enumerate(new):
-            row.update(id=f"new{i}", cluster=f"new{i}")
+            row.update(id=f"new{i}", joins=[f"new{i}"])
         rows = old + new + drawn(rng, "golden", 200, -0.005, 0.04, 0.93) + drawn(rng, "retained", 200, -0.005, 0.04, 0.93)
         rows += suite("repair", [rng.random() < 0.85 for _ in range(10)], [False] * 10)
         passed += judge(rows, **shipped.model_dump()).promote

@@ -71,7 +71,7 @@ def test_a_conversation_in_two_suites_is_one_row_of_its_slice() -> None:
     rows = spread(6, 6)
     for row in rows:
         if row["suite"] in ("golden", "retained"):
-            row["cluster"] = f"conversation {row['id']}"
+            row["joins"] = [f"conversation {row['id']}"]
     check = sliced(judge(rows))
     assert check.n == 40 and check.lost == 6
 

@@ -52,7 +52,7 @@ def table(marked: dict[str, int]) -> Rows:
     stub = Stub("generation", None)
     return [
         {
-            "schema": 1, "suite": suite, "id": f"{i:04}", "cluster": f"{suite}{i}", "question": "?", "expected": "yes",
+            "schema": 1, "suite": suite, "id": f"{i:04}", "joins": [f"{suite}{i}"], "question": "?", "expected": "yes",
             "excluded": None, "slice": {},
             "arms": {
                 arm: entry(stub, said(arm, i, n - marked.get(arm, 0)), "yes", ()) for arm in (*ARMS, "base")
