@@ -96,7 +96,8 @@ def build(adapter):
                 raise AirflowSkipException("nothing was retrained")
             workspace, concluded = Workspace.open(WORKSPACE), None
             if attempt["promote"]:
-                concluded = release.conclude(workspace, adapter, permission.from_airflow(ti.xcom_pull(task_ids="approve")))
+                answer = permission.from_airflow(ti.xcom_pull(task_ids="approve"))
+                concluded = release.conclude(workspace, adapter, answer, about=attempt["digest"])
                 print(concluded.told())
             projections.refresh(workspace, adapter, panels=False, say=print)
             return concluded.as_dict() if concluded else None

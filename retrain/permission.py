@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from retrain import ledger
-from retrain.errors import NothingToDo, ParamsError, WaitingError
+from retrain.errors import NothingToDo, ParamsError, StaleError, WaitingError
 from retrain.jobs import RELEASE, entries, job, now, remote_params, write_line
 from retrain.params import Promotion, load
 from retrain.records import parse_time
@@ -49,10 +49,13 @@ def closed(rules: Promotion, state: ledger.LedgerState, at: datetime) -> str | N
     return rules.hours.closed(at) if rules.hours else None
 
 
-def decide(workspace: Workspace, adapter: str, answer: Answer | None = None) -> ledger.Decision | None:
+def decide(
+    workspace: Workspace, adapter: str, answer: Answer | None = None, *, about: str | None = None
+) -> ledger.Decision | None:
     """Record what a person said of the challenger; None where nobody said anything and params ask nobody, or there is none.
 
-    answer: what Airflow's approval brought; MLflow is asked here for the version's tag `approval`. WaitingError while nobody
+    answer: what Airflow's approval brought; MLflow is asked here for the version's tag `approval`. about: the digest that was
+    asked about; where another candidate waits by now, StaleError: nobody has answered for that one. WaitingError while nobody
     has answered; no answer in promotion.answer_hours is a no. An answer that is recorded stays.
     """
     with job(workspace, adapter, "decide", lock=RELEASE) as clone:
@@ -60,13 +63,14 @@ def decide(workspace: Workspace, adapter: str, answer: Answer | None = None) -> 
         if rules.approval == "auto" and answer is None:
             return None
         lines = ledger.read(clone.root, adapter)
-        newest = ledger.state(lines).attempts[-1:]
-        known = ledger.decision(lines, newest[0].digest) if newest else None
-        if known:
+        newest, challenger = ledger.state(lines).attempts[-1:], ledger.state(lines).challenger
+        asked = about or (newest[0].digest if newest else "")
+        known = ledger.decision(lines, asked)
+        if known or challenger is None:
             return known
-        challenger = ledger.state(lines).challenger
-        if challenger is None:
-            return None
+        if challenger.digest != asked:
+            newer = f"the candidate of {adapter} at {challenger.end} waits by now"
+            raise StaleError(f"{asked[:12]} was asked about, and {newer}: answer for that one")
         registry = Registry.open(workspace.params.mlflow, workspace.root)
         number = registry.by_digest(adapter, challenger.digest)
         if answer is None and rules.approval == "mlflow" and number is not None:

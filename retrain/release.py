@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import ledger, permission
-from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, WaitingError
+from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write_line
 from retrain.params import load
 from retrain.registry import Registry
@@ -108,51 +108,67 @@ def challenge(workspace: Workspace, adapter: str) -> Challenged:
     return Challenged(adapter, number, asks, subject, card_of(workspace, adapter, attempt.commit))
 
 
-def conclude(workspace: Workspace, adapter: str, answer: permission.Answer | None = None) -> Served | ledger.Decision:
-    """Record the answer where params ask for one, then promote; a no is a value."""
-    said = permission.decide(workspace, adapter, answer)
-    return said if said and not said.approved else promote(workspace, adapter)
+def conclude(
+    workspace: Workspace, adapter: str, answer: permission.Answer | None = None, *, about: str | None = None
+) -> Served | ledger.Decision:
+    """Record the answer (about: the digest that it is about) where params ask for one, then promote; a no is a value."""
+    said = permission.decide(workspace, adapter, answer, about=about)
+    return said if said and not said.approved else promote(workspace, adapter, about=about)
 
 
-def promote(workspace: Workspace, adapter: str, *, forced: str | None = None) -> Served:
+def promote(workspace: Workspace, adapter: str, *, about: str | None = None, forced: str | None = None) -> Served:
     """Make the newest passed candidate champion: registered, ledger by push, then the alias.
 
     Verdict and approval are looked at again here, whoever looked before. An alias that is not what the ledger says is first
-    put right; where the newest attempt did not pass, that is all. forced: the reason for which the newest attempt becomes
+    put right; where the newest attempt did not pass, that is all. about: the digest that is meant; StaleError where a newer
+    attempt has come. forced: the reason for which the newest attempt becomes
     champion whatever gate, people, hours and pauses say; it stays in the ledger and on the version for ever.
     """
     forced = ledger.reason_of(forced, "why the gate is overruled") if forced is not None else None
     with job(workspace, adapter, "promote", lock=RELEASE) as clone:
         repaired = _follow(workspace, clone, adapter)
+        state = ledger.state(ledger.read(clone.root, adapter))
         try:
-            attempt = _newest(clone, adapter, forced=forced)
+            attempt = _meant(clone, state, adapter, about, forced)
         except RejectedError:
             if repaired is None:
                 raise
             return Served(repaired, None, repaired=True)
-        state = ledger.state(ledger.read(clone.root, adapter))
         if state.champion and state.champion.digest == attempt.digest:
             return Served(state.champion, None, repaired=repaired is not None)
-        rules = load(clone.root).of(adapter).promotion
-        closed = permission.closed(rules, state, datetime.now(UTC))
+        closed = permission.closed(load(clone.root).of(adapter).promotion, state, datetime.now(UTC))
         if closed and forced is None:
             raise WaitingError(f"{adapter} is not promoted now: {closed}")
         number = _register(workspace, clone, adapter, attempt, forced)
-        tag = f"{adapter}-v{number}"
-
-        def write(clone: Clone) -> None:
-            entries = ledger.read(clone.root, adapter)
-            asks = load(clone.root).of(adapter).promotion.approval
-            line = ledger.promote_line(
-                entries, digest=attempt.digest, version=number, tag=tag, at=now(), approval=asks, forced=forced
-            )
-            ledger.append(clone.root, adapter, line)
-            clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: v{number} is champion{', FORCED' if forced else ''}")
-            clone.git("tag", "--force", tag, attempt.commit)
-
-        write(clone)
-        clone.publish(write, tries=TRIES, tags=(tag,))
+        _record(clone, attempt, number, forced)
         return _placed(workspace, clone, adapter, repaired)
+
+
+def _meant(clone: Clone, state: ledger.LedgerState, adapter: str, about: str | None, forced: str | None) -> ledger.Attempt:
+    """The attempt that is to be promoted: the newest, and that of `about`, or what serves already."""
+    if state.champion and state.champion.digest == about:
+        return next(attempt for attempt in reversed(state.attempts) if attempt.digest == about)
+    attempt = _newest(clone, adapter, forced=forced)
+    if about not in (None, attempt.digest):
+        raise StaleError(f"{about[:12]} is not the newest attempt of {adapter} any more: {attempt.digest[:12]} is")
+    return attempt
+
+
+def _record(clone: Clone, attempt: ledger.Attempt, number: int, forced: str | None) -> None:
+    """The promotion's line and tag, by push; a push that was refused looks at verdict, answer and champion again."""
+    adapter, tag = attempt.adapter, f"{attempt.adapter}-v{number}"
+
+    def write(clone: Clone) -> None:
+        entries, asks = ledger.read(clone.root, adapter), load(clone.root).of(adapter).promotion.approval
+        line = ledger.promote_line(
+            entries, digest=attempt.digest, version=number, tag=tag, at=now(), approval=asks, forced=forced
+        )
+        ledger.append(clone.root, adapter, line)
+        clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: v{number} is champion{', FORCED' if forced else ''}")
+        clone.git("tag", "--force", tag, attempt.commit)
+
+    write(clone)
+    clone.publish(write, tries=TRIES, tags=(tag,))
 
 
 def rollback(

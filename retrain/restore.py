@@ -23,13 +23,20 @@ def restored(workspace: Workspace, clone: Clone, promotion: ledger.Promotion) ->
     why = registry.lost(promotion.adapter, number, promotion.digest)
     if why is None:
         return None, None
-    again = _register(workspace, registry, state, promotion)
+    again = _copy(registry, state, promotion) or _register(workspace, registry, state, promotion)
     if again == number:
         return why, None
     line = ledger.Restored(
         at=now(), adapter=promotion.adapter, version=promotion.version, number=again, digest=promotion.digest, reason=why
     )
     return why, line
+
+
+def _copy(registry: Registry, state: ledger.LedgerState, promotion: ledger.Promotion) -> int | None:
+    """Another number under which MLflow has the bytes: of a restore that died before it was recorded, or of two promoters."""
+    adapter, digest, taken = promotion.adapter, promotion.digest, state.taken()
+    same = [v.version for v in registry.versions(adapter) if v.digest == digest and taken.get(v.version, digest) == digest]
+    return next((number for number in same if registry.lost(adapter, number, digest) is None), None)
 
 
 def _register(workspace: Workspace, registry: Registry, state: ledger.LedgerState, promotion: ledger.Promotion) -> int:

@@ -206,10 +206,12 @@ class Clone:
         raise StaleError(f"{self.branch} moved on the remote {tries} times while this was pushed: try again later")
 
     def _push(self, tags: tuple[str, ...]) -> bool:
+        """Whether the remote took it; a commit that it had already, byte by byte, is somebody else's of this very second."""
         refs = [f"HEAD:refs/heads/{self.branch}", *(f"refs/tags/{tag}" for tag in tags)]
+        news = self.git("rev-parse", "HEAD") != self.git("rev-parse", f"origin/{self.branch}")
         result = try_git(self.root, "push", "--porcelain", "--atomic", "origin", *refs)
         if result.returncode == 0:
-            return True
+            return not (news and f"=\tHEAD:refs/heads/{self.branch}" in result.stdout)
         output = result.stdout + result.stderr
         if MOVED.search(output):
             return False

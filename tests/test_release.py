@@ -100,6 +100,18 @@ def test_a_no_in_airflow_stays_a_no_where_params_ask_nobody_any_more(released: W
     assert serving(released) == before
 
 
+def test_an_answer_counts_for_the_candidate_that_it_is_about_alone(released: Workspace, asks) -> None:
+    asks("approval=airflow")
+    asked = another_candidate(released)
+    another_candidate(released)
+    before = jobs.entries(released, "support")
+    with pytest.raises(StaleError, match="was asked about, and the candidate of support at .* waits by now"):
+        release.conclude(released, "support", Answer(True, "airflow", "ada", "the task approve"), about=asked.digest)
+    with pytest.raises(WaitingError):
+        release.promote(released, "support")
+    assert jobs.entries(released, "support") == before
+
+
 def test_no_answer_in_time_is_a_no(released: Workspace, asks) -> None:
     asks("approval=mlflow", "answer_hours=0.0000001")
     another_candidate(released)
