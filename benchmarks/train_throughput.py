@@ -187,7 +187,7 @@ def ours(work: Work, residency: str) -> dict[str, Any]:
         steps.run(
             model, work.data, [str(i) for i in range(len(work.data))], settings, seed=work.seed, pad=work.pad,
             device=work.device, log=Path(scratch) / "log", saved=train.Checkpoints(Path(scratch)),
-            ending=clock,
+            ending=clock, at_once=settings.batch,
         )  # fmt: skip
     dtype = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32
     return {"model": model, "clock": clock, "computed": computed.tokens, "dtype": dtype}

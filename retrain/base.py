@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -193,6 +194,21 @@ def memory(device: str) -> int:
 
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def matrix_flops(device: str, kept: str) -> float:
+    """FLOP/s of a square matrix product, looked at for a moment: for an estimate that a person reads, it decides nothing."""
+    import torch
+
+    dtype = torch.float32 if kept == "fp32" or (kept == "nf4" and device == "cpu") else torch.bfloat16
+    size = 512 if device == "cpu" else 4096
+    one = torch.randn(size, size, dtype=dtype, device=device)
+    took = []
+    for _ in range(4):
+        began = time.perf_counter()
+        (one @ one).sum().item()
+        took.append(time.perf_counter() - began)
+    return float(2 * size**3 / min(took))
 
 
 def shapes(folder: Path) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import datachecks, edits, inputs, ledger, preflight, publish
+from retrain import datachecks, edits, inputs, ledger, meter, preflight, publish
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
@@ -160,6 +160,7 @@ def _record(clone: Clone, asked: inputs.Asked, paths: Sequence[str]) -> Attempte
         audit=state["audit"],
         champion=state["digest"],
         base_digest=run["base_digest"],
+        cost=meter.read(clone.root / ".retrain" / "train" / f"{adapter}.cost.json"),
         why=one_line(verdict),
     )
     ledger.append(clone.root, adapter, attempt)
@@ -197,6 +198,7 @@ def _finish_attempt(
         for suite, data in attempted.metrics["suites"].items()
         for arm, score in data["arms"].items()
     }
+    scores |= {f"cost.{name}": value for name, value in attempt.cost.items()}
     tags = {"digest": attempt.digest, "verdict": attempt.status, "commit": attempt.commit, "dataset": attempt.dataset}
     files = [card, out / "verdict.json", out / "metrics.json", out / "predictions" / "scores.png"]
     publish.finish(registry, run_id, "FINISHED", {**tags, "why": attempt.why[:500]}, scores, files, say)

@@ -44,6 +44,7 @@ class Attempt(Line):
     audit: str | None  # stamp of the audit file that the verdict read
     champion: str | None  # digest of the champion it was judged against; null: none served, so the base was
     base_digest: str | None = None  # of the base model's weights
+    cost: dict[str, float] = {}  # of its training: device_seconds, tokens, peak_bytes, joules; {} where none ran
     why: str
 
     def told(self) -> str:

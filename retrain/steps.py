@@ -88,11 +88,12 @@ def can_pack(model: Any, batch: Sequence[packing.Tokens], pad: int, device: str)
 
 def run(
     model: Any, data: Sequence[packing.Tokens], names: Sequence[str], settings: params_.Train, *, seed: int, pad: int,
-    device: str, log: Path, saved: Checkpoints, ending: threading.Event,
+    device: str, log: Path, saved: Checkpoints, ending: threading.Event, at_once: int,
 ) -> Trained:  # fmt: skip
     """All steps, one line of JSON each in log; names[i] is the id of row i, for what must be said of it.
 
-    `ending` set: a checkpoint is written after the step, and SystemExit raised.
+    at_once: rows that go through the model together, at first. `ending` set: a checkpoint is written after the step, and
+    SystemExit raised.
     """
     import torch
     from tqdm import tqdm
@@ -102,7 +103,7 @@ def run(
     total = settings.epochs * math.ceil(len(data) / settings.batch)
     warm = max(1, round(settings.warmup * total))
     model.train()  # before anything goes through it: in eval mode bitsandbytes repacks NF4 on a CPU, and gradients are lost
-    forward = _Forward(model, pad, device, can_pack(model, data[: settings.batch], pad, device), settings.batch)
+    forward = _Forward(model, pad, device, can_pack(model, data[: settings.batch], pad, device), at_once)
     rows = _resumed(saved, weights, optimizer)
     if rows:
         print(f"goes on after step {len(rows)} of {total}, from a checkpoint of this very run")

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, contamination, fused, packing, process, prompts, steps
+from retrain import base, contamination, fit, fused, packing, process, prompts, steps
 from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
+from retrain.meter import Meter
 from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, verify_folder, write_json
 
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
@@ -45,14 +46,20 @@ def train(
 
     settings, spec = params.train, params.adapter(adapter)
     device, system = base.choose_device(settings.device), prompts.read_prompt(Path(spec.prompt))
-    random.seed(params.seed)
-    torch.manual_seed(params.seed)
-    lies = base.residency_of(base_folder, device, settings.model_dump())
-    model, tokenizer = base.load(base_folder, device, lies)
+    meter, tokenizer = Meter(device), base.tokenizer(base_folder)
     template = prompts.Template(tokenizer, system, settings.max_length)
     given = len(rows)
     rows = _short_enough(rows, template)
     data = tokenise(rows, template)
+    lies = base.residency_of(base_folder, device, settings.model_dump())
+    planned = fit.plan(
+        base_folder, settings, lies, data, device=device, cut=_cut(data, settings.max_length), has=base.memory(device),
+        flops=base.matrix_flops(device, lies.kept),
+    )  # fmt: skip
+    print(planned.told(), flush=True)
+    random.seed(params.seed)
+    torch.manual_seed(params.seed)
+    model, _ = base.load(base_folder, device, lies)
     model = prepare_model(model, settings, params.seed, device)
     run = {
         "schema": 1,
@@ -75,13 +82,26 @@ def train(
     saved = Checkpoints.of(home, {**run, "order": [row.id for row in rows], "torch": torch.__version__})
     made = steps.run(
         model, data, [row.id for row in rows], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
-        saved=saved, ending=ending or threading.Event(),
+        saved=saved, ending=ending or threading.Event(), at_once=planned.at_once,
     )  # fmt: skip
     _check_learned(model, made.losses)
     final = made.losses[-5:]
     run |= {"steps": len(made.losses), "at_once": made.at_once, "final_loss": round(sum(final) / len(final), 4)}
     _publish(model, run, rows, contamination.Likeness.of(params.prepare.near, spec), target)
+    meter.stop(
+        cost_file(log), tokens=settings.epochs * planned.tokens, supervised=settings.epochs * sum(len(c) for _, c in data)
+    )
     saved.drop()
+
+
+def cost_file(log: Path) -> Path:
+    """Where what a training cost lies, beside its log."""
+    return log.with_suffix(".cost.json")
+
+
+def _cut(data: Sequence[packing.Tokens], most: int) -> int:
+    """Rows that fill the limit: their question was longer, but for the rare one that fits exactly."""
+    return sum(len(question) + len(completion) >= most for question, completion in data)
 
 
 def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[Example]:

@@ -168,7 +168,7 @@ def _facts(site: Site, asked: bool, unread: Rows, known: _Known) -> trigger.Fact
         new_failures=len(known.collection.examples) + len(known.collection.held),
         unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), known.learned, params.prepare.audit_share, like),
         audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=site.schema),
-        cost=policies.cost([(run.start, run.end) for run in runs], site.now),
+        cost=policies.cost([run.span for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,
         bar=trigger.bar(params),

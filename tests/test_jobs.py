@@ -52,6 +52,16 @@ def test_a_candidate_that_learned_little_is_refused_recorded_and_never_promoted(
     assert guard.reconcile(workspace, "support").told() == "support has no champion yet"
 
 
+def test_what_a_training_cost_is_in_the_ledger_and_in_mlflow_and_the_budget_counts_it(
+    workspace: Workspace, refused: jobs.Attempted
+) -> None:
+    cost = refused.attempt.cost
+    assert cost["device_seconds"] > 0 and cost["tokens"] > cost["supervised"] > 0
+    assert jobs.entries(workspace, "support")[0] == refused.attempt
+    run = Registry.open(workspace.params.mlflow, workspace.root).training_runs("support", 1)[0]
+    assert run.span == (run.start, run.start + timedelta(seconds=cost["device_seconds"]))
+
+
 def test_the_card_in_mlflow_leads_to_the_data_docs_of_what_trained_and_what_judged(
     workspace: Workspace, refused: jobs.Attempted
 ) -> None:

@@ -104,7 +104,7 @@ def _decided(space: Any, adapter: str, n: int) -> Any:
     from retrain.registry import Registry
 
     registry = Registry.open(space.params.mlflow, space.root)
-    spans = [(run.start, run.end) for run in registry.training_runs(adapter, 1000)]
+    spans = [run.span for run in registry.training_runs(adapter, 1000)]
     records = [WindowRecord.model_validate(row) for row in registry.windows(adapter, n)]
     return records, policies.cost(spans, datetime.now(UTC))
 

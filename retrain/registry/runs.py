@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
@@ -34,6 +34,13 @@ class TrainingRun:
     end: datetime | None
     status: str
     tags: dict[str, str]
+    device_seconds: float | None = None  # that were recorded of its training
+
+    @property
+    def span(self) -> tuple[datetime, datetime | None]:
+        """When the device worked: what was recorded where that is known, else as long as the run lasted."""
+        known = self.device_seconds is not None and self.end is not None
+        return self.start, self.start + timedelta(seconds=self.device_seconds or 0.0) if known else self.end
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,14 @@ def _training(run: Any) -> TrainingRun:
     start, end = (
         None if ms is None else datetime.fromtimestamp(ms / 1000, UTC) for ms in (run.info.start_time, run.info.end_time)
     )
-    return TrainingRun(run.info.run_id, start or datetime.now(UTC), end, run.info.status, dict(run.data.tags))
+    return TrainingRun(
+        run.info.run_id,
+        start or datetime.now(UTC),
+        end,
+        run.info.status,
+        dict(run.data.tags),
+        run.data.metrics.get("cost.device_seconds"),
+    )
 
 
 def _trace_row(trace: Any, bodies: bool) -> dict[str, Any]:
