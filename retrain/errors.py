@@ -11,6 +11,7 @@
     ├── RejectedError               3  the gate, or a person, said no
     ├── EndpointError               1  a model behind an endpoint did not answer, or sent no answer
     │   └── EndpointRefused         1  ... and would not, however often it is asked: wrong key, path or model
+    ├── RequestRefused              2  what a client of `retrain serve` sent cannot be answered (status, code, param)
     └── IntegrityError              1  bytes, digests, ledger or registry disagree
 
 A rejection is a value wherever code can hand it on (`Verdict`, `TriggerDecision`); `RejectedError` is only for a verb
@@ -62,6 +63,24 @@ class EndpointError(RetrainError):
 
 class EndpointRefused(EndpointError):
     pass
+
+
+class RequestRefused(RetrainError):
+    """status is HTTP's; `code` and `param` are told to the client, as OpenAI does; `retry_after` in seconds."""
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
 
 
 class IntegrityError(RetrainError):

@@ -95,12 +95,13 @@ class Model:
         ids = [template.question(messages) for messages in questions]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Answer] = {}
+        paths = label_paths(labels, template)
         with torch.inference_mode():
             shared = prompts.common_prefix(ids)
             prefix = self._prefix(shared) if shared else None
             for start in range(0, len(order), batch):
                 rows = order[start : start + batch]
-                choose = _Labels(labels, template, len(rows)) if labels else _Free(template, len(rows), max_new_tokens)
+                choose = Labels(paths, len(rows)) if labels else Free(template, len(rows), max_new_tokens)
                 self._decode([ids[i][len(shared) :] for i in rows], prefix, len(shared), choose)
                 found |= dict(zip(rows, choose.answers(), strict=True))
                 tick(len(rows))
@@ -174,14 +175,23 @@ class Model:
             mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
 
 
-class _Labels:
+Paths = dict[str, tuple[int, ...]]  # label -> its tokens and the one that ends an answer
+
+
+def label_paths(labels: Sequence[str], template: prompts.Template) -> Paths:
+    """ParamsError where two labels are the same tokens."""
+    paths = {label: tuple(template.completion(label)) for label in labels}
+    if len(set(paths.values())) != len(paths):
+        raise ParamsError(f"some labels are the same tokens for this base, rename them: {', '.join(labels)}")
+    return paths
+
+
+class Labels:
     """Walks the token trie of the labels, greedily among the tokens that it allows."""
 
-    def __init__(self, labels: Sequence[str], template: prompts.Template, rows: int) -> None:
-        self.paths = {label: tuple(template.completion(label)) for label in labels}
-        if len(set(self.paths.values())) != len(self.paths):
-            raise ParamsError(f"some labels are the same tokens for this base, rename them: {', '.join(labels)}")
-        self.left = [list(labels) for _ in range(rows)]
+    def __init__(self, paths: Paths, rows: int) -> None:
+        self.paths = paths
+        self.left = [list(paths) for _ in range(rows)]
         self.at = [0] * rows
         self.logs = [0.0] * rows
 
@@ -202,7 +212,7 @@ class _Labels:
         return [Answer(left[0], math.exp(log)) for left, log in zip(self.left, self.logs, strict=True)]
 
 
-class _Free:
+class Free:
     """Greedy text until the end-of-turn token or the length limit."""
 
     def __init__(self, template: prompts.Template, rows: int, most: int) -> None:
@@ -224,15 +234,16 @@ class _Free:
         self.tokens[row].append(token)
         return token if len(self.tokens[row]) < self.most else None
 
+    def text(self, row: int) -> str:
+        """What a row says so far."""
+        return str(self.template.tokenizer.decode(self.tokens[row])).strip()
+
     def answers(self) -> list[Answer]:
-        decode = self.template.tokenizer.decode
-        return [
-            Answer(decode(tokens).strip(), math.exp(sum(logs) / len(logs)), not ended)
-            for tokens, logs, ended in zip(self.tokens, self.logs, self.ended, strict=True)
-        ]
+        rows = enumerate(zip(self.logs, self.ended, strict=True))
+        return [Answer(self.text(row), math.exp(sum(logs) / len(logs)), not ended) for row, (logs, ended) in rows]
 
 
-class _Sampled(_Free):
+class _Sampled(Free):
     """Text drawn from the smallest set of tokens that holds top_p of the probability (Holtzman et al. 2020)."""
 
     def __init__(

@@ -17,7 +17,7 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Judge, Promotion, Section, Synthesize
+from retrain.sections import Judge, Promotion, Section, Serve, Synthesize
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -89,6 +89,9 @@ class Adapter(Section):
         return self
 
 
+SERVED = "logs/.feedback/{adapter}"  # where `retrain serve` keeps what people told it: `logs.feedback: served`
+
+
 class Feedback(Section):
     uri: str
     columns: dict[str, str]
@@ -99,7 +102,7 @@ class Logs(Section):
     preset: Literal["ours", "openai", "otel", "mlflow"]
     timezone: str | None
     columns: dict[str, str]
-    feedback: Feedback | None
+    feedback: Feedback | Literal["served"] | None
 
 
 class Window(Section):
@@ -271,6 +274,7 @@ class Params(Section):
     gates: Gates
     promotion: Promotion
     notify: Notify
+    serve: Serve
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

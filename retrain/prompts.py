@@ -30,14 +30,14 @@ class Template:
 
     def question(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the messages before an answer, at most max_length: the front of the question is cut."""
-        ids = self._render(messages)
+        ids = self.render(messages)
         over = len(ids) - self.max_length
         if over <= 0:
             return ids
         last = messages[-1]
         text = self.tokenizer(last.content, add_special_tokens=False)["input_ids"]
         kept = self.tokenizer.decode(text[min(over, len(text)) :])
-        return self._render([*messages[:-1], Message(role=last.role, content=kept)])[-self.max_length :]
+        return self.render([*messages[:-1], Message(role=last.role, content=kept)])[-self.max_length :]
 
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer and the end-of-turn token."""
@@ -48,7 +48,8 @@ class Template:
         """The token that ends an answer."""
         return int(self.tokenizer.eos_token_id)
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the messages before an answer, however many."""
         turns = [{"role": m.role, "content": m.content} for m in messages]
         if turns[0]["role"] != "system":  # always one of ours: some templates add a sentence of their own otherwise
             turns.insert(0, {"role": "system", "content": self.system})

@@ -149,3 +149,27 @@ class Promotion(Section):
     answer_hours: Annotated[float, Field(gt=0)]
     hours: OfficeHours | None
     watch: Watch
+
+
+class ServeFeedback(Section):
+    days: Annotated[float, Field(gt=0, le=3650)]
+    per_user: Annotated[int, Field(ge=1)]
+
+
+class Serve(Section):
+    """`retrain serve`: where it listens, how much it takes at once, and how it follows the ledger."""
+
+    host: Annotated[str, StringConstraints(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535)]
+    keys: str | None
+    follow_seconds: Annotated[float, Field(gt=0, le=3600)]
+    load_seconds: Annotated[float, Field(gt=0)]
+    keep: Annotated[int, Field(ge=0, le=20)]
+    batch: Annotated[int, Field(ge=1, le=512)]
+    queue: Annotated[int, Field(ge=0)]
+    timeout: Annotated[float, Field(gt=0, le=3600)]
+    drain_seconds: Annotated[float, Field(ge=0)]
+    max_body_kb: Annotated[int, Field(ge=1)]
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
+    rotate_mb: Annotated[float, Field(gt=0)]
+    feedback: ServeFeedback

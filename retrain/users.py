@@ -1,8 +1,6 @@
 """Simulated users in front of the champion that really serves: one window of messages, its answers, its log file."""
 
-import os
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +8,9 @@ from monitoring.windows import Window
 from retrain import simulate
 from retrain.answers import schema_of
 from retrain.generate import Model
-from retrain.ledger import Promotion
-from retrain.records import read_json
 from retrain.registry import load_champion
 from retrain.scoring import Judge
+from retrain.unpacked import base_of
 from retrain.workspace import Workspace
 
 
@@ -38,7 +35,8 @@ class Users:
         serving, folder = champion.promotion, champion.folder
         params = self.workspace.params.of(self.adapter)
         if self.model is None or self.model[0] != serving.version:
-            self.model = (serving.version, Model(self._base(serving, folder), device=params.train.device, adapter=folder))
+            base = base_of(self.workspace, serving.commit, folder)
+            self.model = (serving.version, Model(base, device=params.train.device, adapter=folder))
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
         most = params.adapter(self.adapter).max_new_tokens
         with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
@@ -50,20 +48,6 @@ class Users:
         told = zip(messages, rows, strict=True)
         self.poisoned |= {row["request_id"] for message, row in told if message["label"] in phase.poison}
         return simulate.write(self.workspace.root, self.adapter, window, rows)
-
-    def _base(self, serving: Promotion, folder: Path) -> Path:
-        """The base that the champion was trained on, checked out of the shared cache once, whole or not at all."""
-        run = read_json(folder / "run.json")
-        target = self.workspace.local / "base" / f"{run['base']}-{run['base_digest'][:12]}"
-        if not target.exists():
-            scratch = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.rmtree(scratch, ignore_errors=True)
-            with self.workspace.clone("base") as clone:
-                clone.git("checkout", "--quiet", "--detach", serving.commit)
-                clone.dvc("pull", "--force", f"out/base/{run['base']}")
-                shutil.copytree(clone.root / "out" / "base" / run["base"], scratch)
-            scratch.rename(target)
-        return target
 
 
 def judge_of(workspace: Workspace, adapter: str) -> Judge:

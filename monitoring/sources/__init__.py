@@ -19,12 +19,12 @@ from monitoring.sources.databases import (
 )
 from monitoring.sources.engines import Engine, Postgres, Spark, md5
 from monitoring.sources.files import Folder, connect, open_files
-from monitoring.sources.mapping import COLUMNS, TYPES, Places, of_feedback, of_logs
+from monitoring.sources.mapping import COLUMNS, JUDGED, TYPES, Places, of_feedback, of_logs
 from monitoring.sources.rows import RAW, BadRow, Privacy, Rows, Source
 from monitoring.sources.table import Counts, LogTable
 from monitoring.sources.traces import TRACES, export
 from retrain.errors import ParamsError
-from retrain.params import Logs
+from retrain.params import SERVED, Feedback, Logs
 
 __all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Privacy", "Rows", "md5", "open_logs"]
 
@@ -41,16 +41,26 @@ def open_logs(logs: Logs, *, root: Path, adapter: str, privacy: Privacy = RAW) -
     _check_zone(engine, logs.timezone)
     canon = Canon(engine, logs.timezone)
     source = _open(logs.uri.replace("{adapter}", adapter), root, canon, of_logs(logs), "logs")
-    feedback = None
-    if logs.feedback is not None:
-        uri = logs.feedback.uri.replace("{adapter}", adapter)
+    table, feedback = _second(logs, root, adapter), None
+    if table is not None:
+        uri = table.uri.replace("{adapter}", adapter)
         if _store(uri) != _store(logs.uri.replace("{adapter}", adapter)):
             raise ParamsError(
                 f"logs.feedback.uri is {shown(uri)} (params.yaml), logs.uri is {shown(logs.uri)}: they join inside one engine,"
                 " so both must be files, or tables of one PostgreSQL database, or Spark"
             )
-        feedback = _open(uri, root, canon, of_feedback(logs, logs.feedback), "feedback")
+        feedback = _open(uri, root, canon, of_feedback(logs, table), "feedback")
     return LogTable(source, feedback, adapter, privacy)
+
+
+def _second(logs: Logs, root: Path, adapter: str) -> Feedback | None:
+    """The feedback table: what `retrain serve` was told is one as soon as there is any, where the log is files like it."""
+    if logs.feedback != "served":
+        return logs.feedback
+    folder = root / SERVED.format(adapter=adapter)
+    if _store(logs.uri) != "files" or logs.uri.startswith(TRACES) or not any(folder.glob("*.jsonl")):
+        return None
+    return Feedback(uri=f"{folder}/*.jsonl", columns={name: name for name in ("request_id", *JUDGED, "feedback_at")})
 
 
 def _store(uri: str) -> str:

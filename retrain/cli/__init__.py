@@ -15,6 +15,7 @@ from retrain.cli import (
     quarantining,
     releasing,
     reviewing,
+    serving,
     starting,
     suite,
     synthesis,
@@ -29,6 +30,7 @@ VERBS = {
         *(releasing.repro, releasing.register, releasing.promote, releasing.rollback),
         *(guarding.reconcile, guarding.pause, guarding.resume, releasing.rebase, explaining.prune),
     ),
+    "Serve": (serving.serve,),
     "Look": (
         *(looking.status, looking.history, explaining.explain, explaining.compare),
         *(looking.pages, looking.up, looking.doctor),

@@ -1,0 +1,100 @@
+"""Backend `transformers`: models in this process, each base once, rows of all its adapters in one batch."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+
+from retrain.errors import IntegrityError, RequestRefused
+from retrain.records import Message, read_json
+from retrain.serving.engine import Answered, Engine, Specialist
+from retrain.serving.versions import Version
+from retrain.unpacked import base_of
+from retrain.workspace import Workspace
+
+CANNED = [Message(role="user", content="Hello")]
+MOST_CHARS = 16  # of a token: a longer text than that many of them is refused before it is tokenised
+
+
+class Local:
+    """Engines by the digest of their base, specialists by their own."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.settings = workspace.params.serve
+        self._engines: dict[str, Engine] = {}
+        self._ready: dict[str, tuple[Engine, Specialist]] = {}
+        self._loading = threading.Lock()
+
+    def load(self, version: Version) -> None:
+        with self._loading:
+            if version.digest in self._ready:
+                return
+            engine = self._engine(version)
+            specialist = engine.specialist(version.folder, version.digest, version.most)
+            ids, _ = engine.encode(specialist, CANNED)
+            tried = engine.ask(specialist, ids, most=1, told=None).future.result(timeout=self.settings.timeout)
+            if not math.isfinite(tried.confidence):
+                raise IntegrityError(f"{version.name} answers with numbers that are not finite: train it again")
+            self._ready = {**self._ready, version.digest: (engine, specialist)}
+
+    def _engine(self, version: Version) -> Engine:
+        digest = read_json(version.folder / "run.json")["base_digest"]
+        if digest not in self._engines:
+            device = self.workspace.params.of(version.adapter).train.device
+            folder = base_of(self.workspace, version.commit, version.folder)
+            made = Engine(folder, device=device, batch=self.settings.batch, queue=self.settings.queue)
+            self._engines = {**self._engines, digest: made}
+        return self._engines[digest]
+
+    def retain(self, digests: set[str]) -> None:
+        with self._loading:
+            self._ready = {digest: found for digest, found in self._ready.items() if digest in digests}
+            used = {id(engine) for engine, _ in self._ready.values()}
+            idle = {
+                digest: engine for digest, engine in self._engines.items() if id(engine) not in used and not any(engine.busy)
+            }
+            self._engines = {digest: engine for digest, engine in self._engines.items() if digest not in idle}
+        for engine in idle.values():
+            engine.close()
+
+    async def answer(
+        self, version: Version, messages: list[Message], most: int | None, told: Callable[[str], None] | None
+    ) -> Answered:
+        engine, specialist = self._ready[version.digest]
+        limit = self.settings.max_prompt_tokens
+        if sum(len(message.content) for message in messages) > MOST_CHARS * limit:
+            raise too_long(f"more than {MOST_CHARS * limit:,} characters", limit)
+        ids, whole = await asyncio.to_thread(engine.encode, specialist, messages)
+        if whole > limit:
+            raise too_long(f"{whole:,} tokens", limit)
+        longest = max((len(path) - 1 for path in specialist.paths.values()), default=0)
+        if most is not None and most < longest:
+            raise RequestRefused(
+                f"max_tokens is {most}, a label of {version.adapter} has up to {longest}: raise it or leave it out",
+                code="invalid_value", param="max_tokens",
+            )  # fmt: skip
+        row = engine.ask(specialist, ids, most=most or specialist.most, told=told)
+        try:
+            return await asyncio.wrap_future(row.future)
+        finally:
+            row.dropped = True
+
+    def trouble(self) -> str | None:
+        return None if all(engine.alive for engine in self._engines.values()) else "the engine has stopped: start it again"
+
+    def busy(self) -> tuple[int, int]:
+        found = [engine.busy for engine in self._engines.values()]
+        return sum(running for running, _ in found), sum(waiting for _, waiting in found)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+
+def too_long(found: str, limit: int) -> RequestRefused:
+    return RequestRefused(
+        f"the messages have {found}, serve.max_prompt_tokens is {limit:,}: send fewer",
+        code="context_length_exceeded",
+        param="messages",
+    )

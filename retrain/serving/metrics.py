@@ -1,0 +1,68 @@
+"""The door's figures for Prometheus. Labels are bounded: adapters, outcomes, versions that are loaded; no request, no user."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from retrain.serving.logs import Logs
+from retrain.serving.versions import Versions
+
+SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counts what happens; what is true at this moment is asked when somebody looks."""
+
+    def __init__(self, versions: Versions, logs: Logs) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "retrain_serve_requests", "Requests by what became of them.", ["adapter", "outcome"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "retrain_serve_request_seconds", "Time of whole answers.", ["adapter"], buckets=SECONDS, registry=self.registry
+        )
+        self.tokens = Counter("retrain_serve_tokens", "Tokens read and written.", ["adapter", "kind"], registry=self.registry)
+        self.feedback = Counter("retrain_serve_feedback", "Feedback by what became of it.", ["outcome"], registry=self.registry)
+        self.registry.register(_Now(versions, logs))
+
+    def answered(self, adapter: str, seconds: float, prompt: int, completion: int) -> None:
+        self.requests.labels(adapter, "answered").inc()
+        self.seconds.labels(adapter).observe(seconds)
+        self.tokens.labels(adapter, "prompt").inc(prompt)
+        self.tokens.labels(adapter, "completion").inc(completion)
+
+    def text(self) -> bytes:
+        from prometheus_client import generate_latest
+
+        return bytes(generate_latest(self.registry))
+
+
+class _Now:
+    def __init__(self, versions: Versions, logs: Logs) -> None:
+        self.versions, self.logs = versions, logs
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        running, waiting = self.versions.backend.busy()
+        plain = {
+            "running": ("Answers that are being written.", running),
+            "waiting": ("Requests that wait for a place.", waiting),
+            "log_failing": ("1 where the request log cannot be written.", float(self.logs.journal.error is not None)),
+            "log_rows_lost": ("Rows that no disk took.", self.logs.journal.lost),
+            "ledger_failing": ("1 where the ledger cannot be read.", float(self.versions.ledger_error is not None)),
+        }
+        for name, (words, value) in plain.items():
+            yield GaugeMetricFamily(f"retrain_serve_{name}", words, value=value)
+        info = GaugeMetricFamily("retrain_serve_version_info", "The version that answers.", labels=["adapter", "version"])
+        behind = GaugeMetricFamily("retrain_serve_behind", "1 where another should serve.", labels=["adapter"])
+        for adapter, standing in self.versions.standings.items():
+            behind.add_metric([adapter], float(standing.behind))
+            if standing.serves:
+                info.add_metric([adapter, str(standing.serves.number)], 1.0)
+        yield info
+        yield behind

@@ -1,0 +1,62 @@
+"""`retrain serve` itself: the socket, the signals, and the end in good order."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from retrain.errors import ParamsError
+from retrain.serving import keys
+from retrain.serving.versions import Backend
+from retrain.workspace import Workspace
+
+BACKLOG = 1024  # connections that the kernel holds while the loop is busy
+Say = Callable[[str], None]
+
+
+def serve(workspace: Workspace, backend: Backend, say: Say) -> None:
+    """Answer until SIGTERM or Ctrl-C; then what runs may end within serve.drain_seconds."""
+    import uvicorn
+
+    from retrain.serving.door import Door
+    from retrain.serving.routes import application
+
+    settings = workspace.params.serve
+    _ = workspace.remote  # there must be a ledger to follow
+    allowed = keys.read(workspace.root, settings.keys, settings.host)
+    listener = _listen(settings.host, settings.port)
+    door = Door(workspace, backend, allowed)
+    app = application(door)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        door.versions.start()
+        yield
+        door.close()
+
+    app.router.lifespan_context = lifespan
+    config = uvicorn.Config(
+        app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_keep_alive=30, backlog=BACKLOG,
+    )  # fmt: skip
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            door.draining = True
+            super().handle_exit(sig, frame)
+
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    say(f"serving {', '.join(workspace.params.adapters)} on http://{address}:{port}/v1 (Ctrl-C ends it)")
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ParamsError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}): set serve.port or serve.host"
+        ) from error

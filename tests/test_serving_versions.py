@@ -1,0 +1,166 @@
+"""What serves follows the ledger, and a version that cannot serve changes nothing for users (trials 37, 39, 44)."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doors import Stub, other, promote, running, space_of, until
+
+from retrain.errors import IntegrityError, RetrainError
+from retrain.serving.door import Door
+from retrain.serving.versions import Version
+from retrain.workspace import Workspace
+
+BODY = {"model": "support", "messages": [{"role": "user", "content": "where is my parcel"}]}
+
+
+@pytest.fixture(scope="module")
+def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace where nothing has been promoted; it can be copied, for all that it names lies inside."""
+    return space_of(tmp_path_factory.mktemp("versions"), tiny).root
+
+
+@pytest.fixture
+def empty(template: Path, tmp_path: Path) -> Workspace:
+    return Workspace.open(shutil.copytree(template, tmp_path / "ws", symlinks=True))
+
+
+@pytest.fixture
+def space(empty: Workspace) -> Workspace:
+    promote(empty, 1)
+    return empty
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture
+def door(space: Workspace, stub: Stub) -> Iterator[tuple[Door, str]]:
+    with running(space, stub) as made:
+        yield made
+
+
+def ask(address: str) -> str:
+    answer = httpx.post(address + "/v1/chat/completions", json=BODY, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["model"])
+
+
+def about(address: str) -> dict[str, Any]:
+    return dict(httpx.get(address + "/healthz").json()["adapters"]["support"])
+
+
+def test_a_promotion_and_a_rollback_are_followed_without_a_restart(
+    door: tuple[Door, str], space: Workspace, stub: Stub
+) -> None:
+    address = door[1]
+    assert ask(address) == "support-v1"
+    promote(space, 2)
+    until(lambda: ask(address) == "support-v2")
+    promote(space, 1, back=True)
+    until(lambda: ask(address) == "support-v1")
+    assert stub.loaded == ["support-v1", "support-v2"]  # v1 had stayed
+
+
+@pytest.mark.parametrize("fault", ["raises", "hangs", "is damaged"])
+def test_trial_37_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_so(
+    space: Workspace, stub: Stub, fault: str
+) -> None:
+    def loads(version: Version) -> None:
+        if version.number == 2 and fault == "raises":
+            raise MemoryError("no room")
+        if version.number == 2 and fault == "hangs":
+            time.sleep(10)
+
+    def fetch(workspace: Workspace, entries: Any, promotion: Any) -> Path:
+        if promotion.version == 2 and fault == "is damaged":
+            raise IntegrityError("adapter_model.safetensors does not match the manifest")
+        return workspace.root
+
+    stub.loads = loads
+    with running(other(space, "serve.load_seconds=0.5"), stub, fetch=fetch) as (_, address):
+        promote(space, 2)
+        until(lambda: about(address)["why"])
+        said = about(address)
+        assert said["why"].startswith("should serve support-v2, serves support-v1; support-v2 cannot serve: ")
+        assert (said["should_serve"], said["serves"], ask(address)) == ("support-v2", "support-v1", "support-v1")
+        assert httpx.get(address + "/healthz").json()["status"] == "degraded"
+        assert 'retrain_serve_behind{adapter="support"} 1.0' in httpx.get(address + "/metrics").text
+        promote(space, 3)
+        until(lambda: ask(address) == "support-v3")
+        assert about(address)["why"] is None
+
+
+def test_a_server_that_starts_on_a_version_it_cannot_load_serves_the_one_before(space: Workspace, stub: Stub) -> None:
+    def loads(version: Version) -> None:
+        if version.number == 2:
+            raise RetrainError("weights that are not finite")
+
+    stub.loads = loads
+    promote(space, 2)
+    with running(space, stub) as (_, address):
+        assert ask(address) == "support-v1"
+        assert "should serve support-v2, serves support-v1" in about(address)["why"]
+
+
+def test_without_a_champion_the_door_says_so_and_answers_once_there_is_one(empty: Workspace, stub: Stub) -> None:
+    with running(empty, stub) as (_, address):
+        answer = httpx.post(address + "/v1/chat/completions", json=BODY)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.json()["error"]["message"] == "support has no champion yet"
+        promote(empty, 1)
+        until(lambda: about(address)["serves"])
+        assert ask(address) == "support-v1"
+
+
+def test_a_ledger_that_cannot_be_read_changes_nothing_and_is_told(door: tuple[Door, str], space: Workspace) -> None:
+    address, origin = door[1], space.local / "origin.git"
+    origin.rename(space.local / "gone.git")
+    until(lambda: httpx.get(address + "/healthz").json()["status"] == "degraded")
+    assert ask(address) == "support-v1"
+    assert "the ledger cannot be read" in httpx.get(address + "/healthz").json()["notes"][0]
+    (space.local / "gone.git").rename(origin)
+    until(lambda: httpx.get(address + "/healthz").json()["status"] == "ok")
+
+
+def test_what_no_longer_serves_is_let_go(space: Workspace, stub: Stub) -> None:
+    promote(space, 2, 3, 4)
+    with running(other(space, "serve.keep=1", "serve.follow_seconds=0.1"), stub) as (door, _):
+        until(lambda: len(door.versions.standings["support"].kept) == 1)
+        promote(space, 5)
+        until(lambda: sorted(int(one, 16) for one in stub.retained) == [4, 5])
+
+
+def test_a_swap_under_load_fails_no_request_and_names_the_version_that_answered(
+    door: tuple[Door, str], space: Workspace, stub: Stub
+) -> None:
+    address = door[1]
+    stub.text, stub.wait = (lambda version, messages: version.name), 0.01
+    end, found = threading.Event(), []
+
+    def load() -> None:
+        with httpx.Client(timeout=30) as client:
+            while not end.is_set():
+                answer = client.post(address + "/v1/chat/completions", json=BODY)
+                found.append(
+                    (answer.status_code, answer.json().get("model"), answer.json()["choices"][0]["message"]["content"])
+                )
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in (2, 3, 4):
+        promote(space, number)
+        until(lambda number=number: found and found[-1][1] == f"support-v{number}")
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _, _ in found} == {200}
+    assert [one for one in found if one[1] != one[2]] == []
