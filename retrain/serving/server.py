@@ -1,6 +1,7 @@
 """`retrain serve` itself: the socket, the signals, and the end in good order."""
 
 import contextlib
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -48,6 +49,7 @@ def serve(workspace: Workspace, backend: Backend, say: Say) -> None:
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     say(f"serving {', '.join(workspace.params.adapters)} on http://{address}:{port}/v1 (Ctrl-C ends it)")
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn drains at it, and raises it once more when it has ended
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])
 
