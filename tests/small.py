@@ -84,7 +84,7 @@ def promoted(space: Workspace, end: str, purpose: Any = "improve") -> ledger.Pro
     return release.promote(space, "support").promotion
 
 
-def another_version(space: Workspace) -> ledger.Promotion:
+def another_version(space: Workspace, *, forced: bool = False) -> ledger.Promotion:
     """A second version of the same weights serves, as if it had been promoted: its run.json differs by a space."""
     champion = load_champion("support", space)
     first, folder = champion.promotion, champion.folder
@@ -94,7 +94,9 @@ def another_version(space: Workspace) -> ledger.Promotion:
         registry = Registry.open(space.params.mlflow, space.root)
         run = registry.start_training("support", {"digest": digest})
         version = registry.register("support", copy, digest=digest, tags={}, description="", run_id=run, taken={})
-    line = first.model_copy(update={"version": version, "digest": digest, "tag": f"support-v{version}", "replaces": 1})
+    line = first.model_copy(
+        update={"version": version, "digest": digest, "tag": f"support-v{version}", "replaces": 1, "forced": forced}
+    )
     with space.clone("another") as clone:
         ledger.append(clone.root, "support", line)
         clone.commit(["ledger/support.jsonl"], "another version")

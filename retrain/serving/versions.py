@@ -185,7 +185,9 @@ class Versions:
         self.standings[adapter] = now  # from here on it answers
         self.standings[adapter] = replace(now, kept=self._kept(entries, wanted, serves, known))
 
-    def _kept(self, wanted: list[ledger.Promotion], serves: Version | None, known: dict[str, Version]) -> tuple[Version, ...]:
+    def _kept(
+        self, entries: list[ledger.Entry], wanted: list[ledger.Promotion], serves: Version | None, known: dict[str, Version]
+    ) -> tuple[Version, ...]:
         """Earlier versions that stay loaded; one that does not load is missed by nobody."""
         kept: list[Version] = []
         for promotion in wanted:

@@ -67,7 +67,7 @@ def test_promoted_bytes_serve_are_swapped_under_load_and_a_sigkill_loses_no_answ
         threads = [threading.Thread(target=load) for _ in range(4)]
         for thread in threads:
             thread.start()
-        another_version(space)
+        another_version(space, forced=True)
         wait_for(lambda: given[-1].model == "support-v2")
         for version in ("support-v1", "support-v2"):
             release.rollback(space, "support", version=None, reason="a swap under load")
