@@ -36,7 +36,7 @@ lint: .venv/.ready     ## ruff, mypy, import-linter
 	mypy retrain monitoring $(wildcard dags/*.py)
 	lint-imports --no-logo
 
-up: .venv/.ready     ## Airflow, MLflow and the reports on loopback until Ctrl-C
+up: .venv/.ready     ## Airflow, MLflow, the reports and the door for users on loopback until Ctrl-C
 	@retrain up $(if $(wildcard demo/params.yaml),-w demo) $(ARGS)
 
 repro: .venv/.ready     ## every stage of dvc.yaml on the data of this workspace; ARGS=gate@support for one

@@ -1,4 +1,4 @@
-"""`retrain up`: Airflow, MLflow, Evidently and the pages of a workspace on loopback, until Ctrl-C stops all of it."""
+"""`retrain up`: Airflow, MLflow, Evidently, the pages and the door of a workspace on loopback, until Ctrl-C stops all of it."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
     Registry.open(workspace.params.mlflow, workspace.root)
     _write_pages(workspace, say)
     remote = workspace.params.mlflow.uri
-    names = ("Airflow", *(() if remote else ("MLflow",)), "Evidently", "the pages")
+    names = ("Airflow", *(() if remote else ("MLflow",)), "Evidently", "the pages", "the door")
     ports = {name: free_port() for name in names}
     env = airflow_environment(workspace, port=ports["Airflow"])
     at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
@@ -111,7 +111,7 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
         projections.write_door(workspace, "evidently", at["Evidently"])
         yield {
             "airflow": at["Airflow"], "user": user, "password": password, "mlflow": mlflow, "evidently": at["Evidently"],
-            "reports": at["the pages"],
+            "reports": at["the pages"], "door": at["the door"],
         }  # fmt: skip
 
 
@@ -134,10 +134,12 @@ def _commands(workspace: Workspace, ports: Mapping[str, int]) -> list[tuple[str,
     ]  # fmt: skip
     panels = [str(scripts / "evidently"), "ui", *here, "--workspace", str(projections.panels_of(workspace)), "--port"]
     pages = [*python, "http.server", "--bind", "127.0.0.1", "--directory", str(projections.reports(workspace))]
+    door = [*python, "retrain.cli", "serve", "--workspace", str(workspace.root), "--set", "serve.host=127.0.0.1", "--port"]
     commands = {
         "MLflow": (serve_mlflow, "mlflow.log"),
         "Evidently": (panels, "evidently.log"),
         "the pages": (pages, "pages.log"),
+        "the door": (door, "serve.log"),
     }
     started = [(name, [*words, str(ports[name])], log) for name, (words, log) in commands.items() if name in ports]
     return [*started, ("Airflow", [*python, "airflow", "standalone"], "airflow.log")]
@@ -164,6 +166,7 @@ def run(workspace: Workspace, say: Say) -> None:
         say(f"MLflow   {found['mlflow']}")
         say(f"Evidently {found['evidently']}")
         say(f"pages    {found['reports']}")
+        say(f"door     {found['door']}/v1   OpenAI's protocol; in a browser: label answers")
         say(f"workspace {workspace.root}, logs {os.path.relpath(workspace.local / 'up')}; Ctrl-C stops all of it")
         try:
             signal.pause()

@@ -31,10 +31,15 @@ def test_the_scheduler_trains_and_promotes_and_nothing_is_left_after_an_interrup
 ) -> None:
     space, process, said = up
     airflow = services.Airflow.of(said)
-    for name, words in (("pages", "How the adapters are doing"), ("Evidently", "Evidently"), ("MLflow", "MLflow")):
+    for name, words in (
+        ("pages", "How the adapters are doing"),
+        ("Evidently", "Evidently"),
+        ("MLflow", "MLflow"),
+        ("door", "Was this"),
+    ):
         address = re.search(rf"{name} +(http://\S+)", said)
         assert address, said
-        with urllib.request.urlopen(address[1], timeout=30) as answer:
+        with urllib.request.urlopen(address[1].removesuffix("v1"), timeout=30) as answer:
             assert words in answer.read().decode()
     for name in ("mlflow", "evidently"):
         assert "http://127.0.0.1:" in (space.local / "reports" / name / "index.html").read_text()

@@ -123,7 +123,7 @@ def pages(
 
 
 def up(workspace: Root = HERE) -> None:
-    """Airflow, MLflow, Evidently and the pages on loopback until Ctrl-C.
+    """Airflow, MLflow, Evidently, the pages and the door on loopback until Ctrl-C.
 
     Example: retrain up -w demo
     """

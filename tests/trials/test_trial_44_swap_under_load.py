@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def serving(space: Workspace) -> Iterator[tuple["subprocess.Popen[str]", openai.OpenAI]]:
-    command = [sys.executable, "-m", "retrain.cli", "serve", "-w", str(space.root), "--set", "serve.port=0"]
+    command = [sys.executable, "-m", "retrain.cli", "serve", "-w", str(space.root), "--port", "0"]
     process = subprocess.Popen([*command, "--set", "serve.follow_seconds=0.5"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
