@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import training
 
-from retrain import train
+from retrain import base, train
 from retrain.errors import BusyError, IntegrityError
 from retrain.generate import Answer, Model
 from retrain.records import Message, file_digest, read_json, write_json
 from retrain.serving.engine import Engine, Row
 
-FREE = ("adapters.support.task=generation", "adapters.support.labels=[]")
+LIES = "train.base_residency=fp32"  # the same whatever the machine
+FREE = (LIES, "adapters.support.task=generation", "adapters.support.labels=[]")
 MOST = 12
 
 
@@ -25,7 +26,7 @@ MOST = 12
 def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three trained adapters of the tiny base: two that choose among labels, one that writes."""
     made = {}
-    for name, more in (("labels", ()), ("others", ("seed=8", "train.r=4")), ("free", FREE)):
+    for name, more in (("labels", (LIES,)), ("others", (LIES, "seed=8", "train.r=4")), ("free", FREE)):
         folder = tmp_path_factory.mktemp(name)
         training.run(tiny, folder, *more)
         made[name] = folder / "adapter"
@@ -34,9 +35,13 @@ def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def engine(tiny: Path) -> Iterator[Engine]:
-    made = Engine(tiny, device="cpu", batch=4, queue=100)
+    made = an_engine(tiny, batch=4, queue=100)
     yield made
     made.close()
+
+
+def an_engine(tiny: Path, **limits: int) -> Engine:
+    return Engine(tiny, device="cpu", lies=base.Residency(True, "fp32", "a test"), **limits)
 
 
 def questions(n: int) -> list[str]:
@@ -82,7 +87,7 @@ def test_streamed_pieces_are_the_text(folders: dict[str, Path], engine: Engine) 
 
 
 def test_a_full_queue_is_told_and_a_row_that_is_no_longer_wanted_frees_its_place(folders: dict[str, Path], tiny: Path) -> None:
-    engine = Engine(tiny, device="cpu", batch=1, queue=1)
+    engine = an_engine(tiny, batch=1, queue=1)
     of = engine.specialist(folders["labels"], train.verify(folders["labels"]), MOST)
     hold = threading.Event()
     threading.Thread(target=lambda: engine._in_turn(hold.wait)).start()

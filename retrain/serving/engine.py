@@ -74,9 +74,9 @@ class Row:
 class Engine:
     """A base, its specialists and their batch; `batch` rows at most are decoded at once, `queue` more may wait."""
 
-    def __init__(self, base_folder: Path, *, device: str, batch: int, queue: int) -> None:
+    def __init__(self, base_folder: Path, *, device: str, lies: base.Residency, batch: int, queue: int) -> None:
         self.device = base.choose_device(device)
-        self.model, self.tokenizer = base.load(base_folder, self.device)
+        self.model, self.tokenizer = base.load(base_folder, self.device, lies)
         self.base_digest = base.digest(base_folder)
         self.mixed = Mixed(self.model)
         self.batch, self.queue = batch, queue

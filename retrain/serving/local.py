@@ -5,8 +5,10 @@ import math
 import threading
 from collections.abc import Callable
 
+from retrain.base import Residency, choose_device, digest
 from retrain.errors import IntegrityError, RequestRefused
-from retrain.records import Message, read_json
+from retrain.generate import lies
+from retrain.records import Message
 from retrain.serving.engine import Answered, Engine, Specialist
 from retrain.serving.versions import Version
 from retrain.unpacked import base_of
@@ -17,12 +19,12 @@ MOST_CHARS = 16  # of a token: a longer text than that many of them is refused b
 
 
 class Local:
-    """Engines by the digest of their base, specialists by their own."""
+    """Engines by the digest of their base and how it lies in memory, specialists by their own digest."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.settings = workspace.params.serve
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[str, Residency], Engine] = {}
         self._ready: dict[str, tuple[Engine, Specialist]] = {}
         self._loading = threading.Lock()
 
@@ -39,23 +41,22 @@ class Local:
             self._ready = {**self._ready, version.digest: (engine, specialist)}
 
     def _engine(self, version: Version) -> Engine:
-        digest = read_json(version.folder / "run.json")["base_digest"]
-        if digest not in self._engines:
-            device = self.workspace.params.of(version.adapter).train.device
-            folder = base_of(self.workspace, version.commit, version.folder)
-            made = Engine(folder, device=device, batch=self.settings.batch, queue=self.settings.queue)
-            self._engines = {**self._engines, digest: made}
-        return self._engines[digest]
+        folder = base_of(self.workspace, version.commit, version.folder)
+        device = choose_device(self.workspace.params.of(version.adapter).train.device)
+        key = (digest(folder), lies(folder, device, version.folder, {}))
+        if key not in self._engines:
+            made = Engine(folder, device=device, lies=key[1], batch=self.settings.batch, queue=self.settings.queue)
+            self._engines = {**self._engines, key: made}
+        return self._engines[key]
 
     def retain(self, digests: set[str]) -> None:
         with self._loading:
-            self._ready = {digest: found for digest, found in self._ready.items() if digest in digests}
+            self._ready = {one: found for one, found in self._ready.items() if one in digests}
             used = {id(engine) for engine, _ in self._ready.values()}
-            idle = {
-                digest: engine for digest, engine in self._engines.items() if id(engine) not in used and not any(engine.busy)
-            }
-            self._engines = {digest: engine for digest, engine in self._engines.items() if digest not in idle}
-        for engine in idle.values():
+            idle = {key for key, engine in self._engines.items() if id(engine) not in used and not any(engine.busy)}
+            closing = [self._engines[key] for key in idle]
+            self._engines = {key: engine for key, engine in self._engines.items() if key not in idle}
+        for engine in closing:
             engine.close()
 
     async def answer(
