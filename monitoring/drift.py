@@ -27,6 +27,7 @@ SALT = "drift"
 INPUTS = ("prompt", "prompt_length", "prompt_tokens", "novelty", "topic")  # the rest is what the champion made of them
 SAME_TIME = "same time"  # a side: of the outputs' reference what lies at the window's time of the week
 DERIVED = ("novelty", "topic")  # of the sample's prompts
+NEARER = "the prompts are nearer to the reference than its own to one another: nothing is new"
 REQUIRED = ("prompt", "response")  # their absence is broken logging, whatever the reference has
 # compared as numbers by jensenshannon and psi too
 NUMBERS = ("prompt_length", "response_length", "latency_ms", "confidence", "prompt_tokens", "completion_tokens", "novelty")
@@ -36,7 +37,8 @@ Samples = Mapping[str, Any]  # side -> DataFrame of usable values, null where th
 
 
 class ColumnDrift(BaseModel):
-    """value is the distance of `method` (no unit); None with the reason where it could not be computed."""
+    """value is the distance of `method` (no unit), None where it could not be computed; `reason` says why, or why a value
+    above the threshold is no drift."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     column: str
@@ -246,10 +248,17 @@ def _column(
     if value is not None and not math.isfinite(value):
         value, reason = None, f"{rule.method} came to {value}"
     status: Status = "not_computable" if value is None else "drift" if value > threshold else "no_drift"
+    if status == "drift" and name == "novelty" and _nearer(samples):
+        status, reason = "no_drift", NEARER
     return ColumnDrift(
         column=name, method=rule.method, value=value, threshold=threshold, status=status, reason=reason,
         same_time=before == SAME_TIME,
     )  # fmt: skip
+
+
+def _nearer(samples: Samples) -> bool:
+    """Whether the window's prompts lie no farther from the reference than its own do from one another."""
+    return bool(samples["novelty now"]["novelty"].mean() <= samples["novelty"]["novelty"].mean())
 
 
 def _same_time_tells(name: str, threshold: float, sides: Mapping[str, Side]) -> bool:
@@ -350,8 +359,13 @@ def _known(column: ColumnDrift) -> str:
         column.value,
         [ColumnType.Numerical, ColumnType.Categorical, ColumnType.Text],
     )
-    register_stattest(StatTest(name, words, types, column.threshold), lambda _r, _c, _t, limit: (value, value > limit))
+    drifted = column.status == "drift"
+    register_stattest(StatTest(name, words, types, column.threshold), lambda _r, _c, _t, _limit: (value, drifted))
     return name
+
+
+def _because(column: ColumnDrift) -> str:
+    return f" ({column.reason})" if column.reason else ""
 
 
 def _summary(report: DriftReport) -> list[str]:
@@ -362,7 +376,7 @@ def _summary(report: DriftReport) -> list[str]:
         *(f"Logging broken: {alarm}" for alarm in report.broken),
         *(f"Grew: {change.words}" for change in report.changed),
         *(
-            f"{c.column} ({c.how}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}"
+            f"{c.column} ({c.how}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}{_because(c)}"
             if c.value is not None
             else f"{c.column} ({c.method}): not computable, {c.reason}"
             for c in sorted(report.columns, key=lambda c: ("drift", "no_drift", "not_computable").index(c.status))

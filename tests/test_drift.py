@@ -128,3 +128,16 @@ def test_missing_answers_are_broken_logging_before_anything_else() -> None:
 
 def test_topics_of_few_rows_are_not_compared() -> None:
     assert "topics need 300" in str(column(measure(asked(), None, asked()), "topic").reason)
+
+
+def test_prompts_that_are_nearer_than_usual_are_not_new(reference: pd.DataFrame) -> None:
+    again = measure(
+        reference,
+        None,
+        frame([f"{text}, please" for text in reference["prompt"]]),
+        novelty={"method": "wasserstein", "threshold": 0.2},
+    )
+    found = column(again, "novelty")
+    assert (found.status, found.reason, again.status) == ("no_drift", drift.NEARER, "no_drift")
+    assert found.value is not None and found.value > 0.2
+    assert drift.NEARER in " ".join(drift._summary(again))
