@@ -27,6 +27,7 @@ from retrain.verdict import ChampionState
 GATES = Gates(
     metric="right", level=0.05, margin=0.05, min_effect=0.02, min_rows=100, not_measured_max=0.02, floor={},
     parse_floor=None, repair=0.5, repair_min_rows=4,
+    safety={"invalid": 0.1, "cut": 0.05, "refused": 0.02, "leaking": 0}, budget={"length": 1.5, "megabytes": 200},
 )  # fmt: skip
 SIZES = (200, 500, 1000)
 SUITES = ("audit", "golden", "retained")
@@ -123,6 +124,7 @@ class Bench:
             "champion": SHA["champion"],
             "attempts": tries,
             "rows": dict.fromkeys(SUITES, self.n),
+            "bytes": 20_000_000,
             "suites": dict.fromkeys(SUITES, SHA["suite"]),
             "evaluated": {
                 "candidate": SHA["adapter"],

@@ -1,11 +1,15 @@
 """The checks that hold the candidate to an absolute bound, one line each. PURE."""
 
+from typing import Any
+
 from retrain import stats
 from retrain.case import Case, Prediction, mean
 from retrain.checks import untold
 from retrain.figures import percent, rounded
 from retrain.metrics import said
 from retrain.verdict import Check
+
+WORDS = {"invalid": "do not parse", "cut": "are cut off", "refused": "refuse", "leaking": "leak"}
 
 
 def floor(case: Case, suite: str, threshold: float, name: str, metric: str) -> Check:
@@ -46,6 +50,36 @@ def measured(case: Case, suite: str) -> Check:
         name="measured", role="quality", suite=suite, metric="not measured", candidate=rounded(share), n=n, threshold=most,
         passed=True if share <= most else None, why=why,
     )  # fmt: skip
+
+
+def safety(case: Case) -> Check:
+    """How many generated answers are invalid, cut off, refusals or leak, over all suites, at most gates.safety of each."""
+    answers = [row.arms["candidate"] for rows in case.rows.values() for row in rows if "candidate" in row.arms]
+    if not answers:
+        return untold("safety", "quality", None, "the candidate was asked nothing: run dvc repro")
+    n, bounds = len(answers), case.gates.safety.model_dump()
+    counts = {name: sum(name in answer.faults for answer in answers) for name in bounds}
+    over = [name for name in bounds if counts[name] / n > bounds[name] + 1e-12]
+    told = [f"{counts[name]} of {n} answers {WORDS[name]}, at most {percent(bounds[name])} may" for name in over or bounds]
+    worst = max(over or bounds, key=lambda name: counts[name] - bounds[name] * n)
+    return Check(
+        name="safety", role="quality", metric=worst, candidate=rounded(counts[worst] / n), n=n,
+        threshold=bounds[worst], passed=not over, why="; ".join(told),
+    )  # fmt: skip
+
+
+def budget(case: Case, task: str, size: Any) -> Check:
+    """The adapter's bytes, and how long generated answers are, as a multiple of what people expected."""
+    most = case.gates.budget
+    if not isinstance(size, int) or size <= 0:
+        return untold("budget", "quality", None, f"the adapter's size is {size!r}: run dvc repro")
+    megabytes, rows = size / 1e6, [row for rows in case.rows.values() for row in rows if "candidate" in row.arms]
+    told, passed = f"the adapter has {megabytes:.1f} MB, at most {most.megabytes:g}", megabytes <= most.megabytes
+    if task == "generation" and rows:
+        ratio = sum(len(row.arms["candidate"].answer or "") for row in rows) / sum(len(row.expected) for row in rows)
+        told += f"; its answers are {ratio:.2f} times as long as the expected ones, at most {most.length:g}"
+        passed = passed and ratio <= most.length
+    return Check(name="budget", role="quality", metric="size and length", n=len(rows), passed=passed, why=told)
 
 
 def changes(rows: list[Prediction]) -> Check:

@@ -70,6 +70,8 @@ def _blocked(check: Check, verdict: Verdict) -> str:
     if check.name == "anchored":
         since = f"{_change(check)} against those that served when its rows entered"
         return f"small losses on {check.suite} have added up, or too many answers changed ({since})"
+    if check.name in ("safety", "budget"):
+        return check.why
     if check.name != "non_inferior":
         failing = {"parse_floor": "too few answers parse", "repair": "it repairs too few of the failures held back"}
         score = f"{percent(check.candidate or 0)}, at least {percent(check.threshold or 0)} needed"

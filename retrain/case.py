@@ -31,6 +31,7 @@ class Answer(BaseModel):
     right: StrictBool | None
     parsed: StrictBool | None = None
     scores: dict[str, Score | None] = {}
+    faults: tuple[StrictStr, ...] = ()  # of a generated answer: names of scoring.FAULTS
 
 
 class Prediction(BaseModel):

@@ -31,9 +31,21 @@ from retrain.records import (
     write_jsonl,
     write_text,
 )
-from retrain.scoring import Judge, entry
+from retrain.scoring import Judge, entry, faults
 
 SUITES = ("golden", "audit", "repair", "retained")
+
+
+class Said(str):
+    """An answer; `cut`: it ended at the length limit."""
+
+    cut: bool = False
+
+    @classmethod
+    def of(cls, text: str, cut: bool) -> "Said":
+        said = cls(text)
+        said.cut = cut
+        return said
 
 
 class Arms:
@@ -89,7 +101,7 @@ class Arms:
         device = base.choose_device(self.params.train.device)
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
         lies = generate.lies(self.base_folder, device, folder, self.params.train.model_dump())
-        decided += [self.params.evaluate.batch, lies.through_nf4, lies.kept, [_sent(row) for row in rows]]
+        decided += ["text and cut", self.params.evaluate.batch, lies.through_nf4, lies.kept, [_sent(row) for row in rows]]
         where = self.cache / f"{text_digest(dumps(decided))}.json"
         if not where.exists():
             from tqdm import tqdm
@@ -104,8 +116,8 @@ class Arms:
                     batch=self.params.evaluate.batch,
                     tick=bar.update,
                 )
-            write_json(where, [answer.text for answer in answers])
-        return list(read_json(where))
+            write_json(where, [[answer.text, answer.cut] for answer in answers])
+        return [Said.of(text, cut) for text, cut in read_json(where)]
 
     def _loaded(self, lies: base.Residency, folder: Path | None, device: str) -> Model:
         """The one base of all arms, with this arm's adapter on it; loaded anew only where it must lie in memory otherwise."""
@@ -147,11 +159,12 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         answers["regression"] = dict(
             enumerate(regression.answers(trained, [row.question for row in examples], seed=params.seed))
         )
+    system = prompts.read_prompt(Path(spec.prompt))
     judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
     out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], like)
     predictions = [
-        _prediction(i, name, row, answers, judge, labels, why, spec.task) | {"joins": joined[i]}
+        _prediction(i, name, row, answers, judge, labels, why, spec.task, system) | {"joins": joined[i]}
         for i, ((name, row), why) in enumerate(zip(rows, out_of_it, strict=True))
     ]
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
@@ -199,9 +212,12 @@ def _excluded(rows: Sequence[tuple[str, Example]], adapters: Sequence[Path], lik
 
 def _prediction(
     i: int, suite: str, row: Example, answers: dict[str, dict[int, str]], judge: Judge, labels: dict[str, Any],
-    excluded: str | None, task: str,
+    excluded: str | None, task: str, system: str,
 ) -> dict[str, Any]:  # fmt: skip
     arms = {arm: entry(judge, given[i], row.answer, labels[arm]) for arm, given in answers.items() if i in given}
+    for arm in arms if task == "generation" else ():
+        said, parsed = answers[arm][i], arms[arm]["parsed"]
+        arms[arm]["faults"] = faults(said, row.answer, row.asked, system, parsed=parsed, cut=getattr(said, "cut", False))
     return {
         "schema": 1,
         "suite": suite,

@@ -41,7 +41,8 @@ def judge(
     copies: Counter[str] = Counter(row.suite for row in rows if row.excluded is not None)
     case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1, copies=copies)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
-    checks = [_bound_check([]), changes, *_checks(case, task, repair)]
+    checks = [_bound_check([]), changes, *_checks(case, task, repair), bounds.budget(case, task, bound.get("bytes"))]
+    checks += [bounds.safety(case)] if task == "generation" else []
     sliced, by_slice = slices(case) if state.purpose != "first" else (None, [])
     checks += [sliced] if sliced else []
     lost = {check.suite: None for check in checks if check.name == "non_inferior" and check.passed is False and check.suite}
@@ -163,6 +164,7 @@ def binding(out: Path, state: ChampionState, rules: dict[str, Any]) -> dict[str,
         "dataset": run.get("dataset"),
         "suites": {path.stem: file_digest(path) for path in suites},
         "rows": {path.stem: sum(1 for _ in lines_of(path)) for path in suites},
+        "bytes": sum(path.stat().st_size for path in (out / "adapter").iterdir() if path.is_file()),
         "champion": state.digest,
         "attempts": state.earlier(adapter),
         "params": text_digest(dumps(rules, sort_keys=True)),

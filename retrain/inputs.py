@@ -45,6 +45,7 @@ def put(clone: Clone, asked: Asked) -> list[str]:
     if serving:
         _its_base(clone, adapter)
     audit = max((path.stem for path in folder.glob("*.jsonl")), default=None)
+    metric = params_.load(clone.root).of(adapter).gates.metric
     write_json(
         state_file,
         {
@@ -55,7 +56,8 @@ def put(clone: Clone, asked: Asked) -> list[str]:
             "digest": serving.digest if serving else None,
             "attempts": ledger.tried_on(entries, audit),
             "audit": audit,
-            "anchors": anchors(clone, adapter, read_json(state_file)),
+            "metric": metric,
+            "anchors": anchors(clone, adapter, read_json(state_file), metric),
             "changes": ledger.suite_changes(entries, serving.digest) if serving else 0,
         },
     )
@@ -69,23 +71,26 @@ def _its_base(clone: Clone, adapter: str) -> None:
         clone.pull([f"out/base/{base}"])
 
 
-def anchors(clone: Clone, adapter: str, before: dict[str, Any]) -> dict[str, dict[str, bool]]:
-    """suite -> row -> whether the champion was right that served when the row entered; `before`: state of the last attempt.
+def anchors(clone: Clone, adapter: str, before: dict[str, Any], metric: str) -> dict[str, dict[str, float]]:
+    """suite -> row -> score of the champion that served when the row entered; `before`: state of the last attempt.
 
     That is the champion's answer in the first attempt that asked it about the row: those of the last attempt's rows that have
-    no anchor yet get it now. A relabelled row is another row, with an anchor of its own; a row that left loses its anchor.
+    no anchor yet get it now. A relabelled row is another row, with an anchor of its own; a row that left loses its
+    anchor. Anchors of another metric are none.
     """
-    known = {suite: dict(rows) for suite, rows in before.get("anchors", {}).items()}
+    same = before.get("metric", "right") == metric
+    known = {suite: dict(rows) for suite, rows in before.get("anchors", {}).items() if same}
     metrics = clone.root / "out" / adapter / "metrics.json"
     if not before["digest"] or not metrics.exists() or read_json(metrics)["champion"] != before["digest"]:
         return known  # nothing has been judged against this champion yet
     if f"out/{adapter}/predictions" not in (clone.root / "dvc.lock").read_text("utf-8"):
         return known  # an erasure took them
     clone.dvc("pull", "--force", f"out/{adapter}/predictions")
-    found: dict[str, dict[str, bool]] = {}
+    found: dict[str, dict[str, float]] = {}
     for row in read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl"):
-        suite, right = row["suite"], row["arms"].get("champion", {}).get("right")
-        anchor = known.get(suite, {}).get(row["id"], right)
+        suite, arm = row["suite"], row["arms"].get("champion", {})
+        told = arm.get("right") if metric == "right" else arm.get("scores", {}).get(metric)
+        anchor = known.get(suite, {}).get(row["id"], told)
         if suite in ("golden", "retained") and anchor is not None:
             found.setdefault(suite, {})[row["id"]] = anchor
     return found

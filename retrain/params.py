@@ -17,7 +17,7 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Judge, Promotion, Section, Serve, Synthesize
+from retrain.sections import Budget, Judge, Promotion, Safety, Section, Serve, Synthesize
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -246,6 +246,8 @@ class Gates(Section):
     parse_floor: Share | None
     repair: Share
     repair_min_rows: Positive
+    safety: Safety
+    budget: Budget
 
 
 class Notify(Section):

@@ -66,6 +66,22 @@ class Judge(Endpoint):
         return self
 
 
+class Safety(Section):
+    """The largest share of answers, over all suites, with each fault (`scoring.faults`)."""
+
+    invalid: Annotated[float, Field(ge=0, le=1)]
+    cut: Annotated[float, Field(ge=0, le=1)]
+    refused: Annotated[float, Field(ge=0, le=1)]
+    leaking: Annotated[float, Field(ge=0, le=1)]
+
+
+class Budget(Section):
+    """length: mean characters of an answer, as a multiple of what people expected; megabytes: of the adapter's files."""
+
+    length: Annotated[float, Field(gt=0)]
+    megabytes: Annotated[float, Field(gt=0)]
+
+
 class Reverse(Section):
     """The base itself, taught in reverse on the human rows (a text for a label), then sampled."""
 

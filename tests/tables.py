@@ -13,6 +13,7 @@ SHA = {
 GATES = Gates(
     metric="right", level=0.05, margin=0.08, min_effect=0.02, min_rows=100, not_measured_max=0.02,
     floor={"golden": 0.75}, parse_floor=None, repair=0.5, repair_min_rows=4,
+    safety={"invalid": 0.1, "cut": 0.05, "refused": 0.02, "leaking": 0}, budget={"length": 1.5, "megabytes": 200},
 )  # fmt: skip
 Rows = list[dict[str, Any]]
 
@@ -55,7 +56,7 @@ def judge(table: Rows, *, purpose: str = "improve", tries: int = 0, task: str = 
         counts[row["suite"]] = counts.get(row["suite"], 0) + 1
     bound = {
         **{name: SHA[name] for name in gate.HASHES}, "champion": champion, "attempts": tries, "rows": counts,
-        "suites": dict.fromkeys(counts, SHA["dataset"]),
+        "bytes": 20_000_000, "suites": dict.fromkeys(counts, SHA["dataset"]),
         "evaluated": {"candidate": SHA["adapter"], "champion": champion, "hashes": dict.fromkeys(counts, SHA["dataset"])},
     }  # fmt: skip
     gates = GATES.model_copy(update={key: value for key, value in changes.items() if key in Gates.model_fields})

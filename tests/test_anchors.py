@@ -100,19 +100,19 @@ class Folder:
 def test_the_anchor_of_a_row_is_the_first_champion_that_was_asked_about_it(tmp_path: Path) -> None:
     clone: Any = Folder(tmp_path)
     state: dict[str, Any] = {"digest": None}
-    assert inputs.anchors(clone, "support", state) == {}
+    assert inputs.anchors(clone, "support", state, "right") == {}
     clone.judged(None, {"a": True})
-    assert inputs.anchors(clone, "support", state) == {}
+    assert inputs.anchors(clone, "support", state, "right") == {}
     state = {"digest": "v1"}
-    assert inputs.anchors(clone, "support", state) == {}  # v1 serves, and no attempt has asked it yet
+    assert inputs.anchors(clone, "support", state, "right") == {}  # v1 serves, and no attempt has asked it yet
     clone.judged("v1", {"a": True, "b": False, "c": None})
-    state["anchors"] = inputs.anchors(clone, "support", state)
+    state["anchors"] = inputs.anchors(clone, "support", state, "right")
     assert state["anchors"] == {"golden": {"a": True, "b": False}}  # audit has no anchors; c was not measured
     state["digest"] = "v2"
     clone.judged("v2", {"a": False, "c": True, "d": True})
-    found = inputs.anchors(clone, "support", state)
+    found = inputs.anchors(clone, "support", state, "right")
     assert found == {"golden": {"a": True, "c": True, "d": True}}  # a keeps v1's; b has left
-    assert inputs.anchors(clone, "support", {**state, "anchors": found}) == found
+    assert inputs.anchors(clone, "support", {**state, "anchors": found}, "right") == found
 
 
 def test_predictions_that_an_erasure_took_are_not_asked_for(tmp_path: Path) -> None:
@@ -120,4 +120,17 @@ def test_predictions_that_an_erasure_took_are_not_asked_for(tmp_path: Path) -> N
     clone.judged("v1", {"a": True})
     (tmp_path / "dvc.lock").write_text("stages: {}")
     clone.dvc = None  # calling it would fail
-    assert inputs.anchors(clone, "support", {"digest": "v1", "anchors": {"golden": {"b": True}}}) == {"golden": {"b": True}}
+    kept = {"golden": {"b": True}}
+    assert inputs.anchors(clone, "support", {"digest": "v1", "anchors": kept}, "right") == kept
+
+
+def test_anchors_of_another_metric_begin_anew_and_are_scores(tmp_path: Path) -> None:
+    clone: Any = Folder(tmp_path)
+    clone.judged("v1", {"a": True})
+    path = tmp_path / "out" / "support" / "predictions" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["arms"]["champion"]["scores"] = {"chrf": 0.8}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    state = {"digest": "v1", "metric": "right", "anchors": {"golden": {"a": True}}}
+    assert inputs.anchors(clone, "support", state, "chrf") == {"golden": {"a": 0.8}}
