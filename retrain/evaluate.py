@@ -57,6 +57,7 @@ class Arms:
         self.base_folder = Path("out/base") / self.spec.base
         self._model: Model | None = None
         self._folder: Path | None = None
+        self._base: Path | None = None  # on which the model is loaded
 
     def adapter_arm(self, folder: Path, rows: Sequence[Example], name: str) -> list[str]:
         run = read_json(folder / "run.json")
@@ -120,9 +121,10 @@ class Arms:
         return [Said.of(text, cut) for text, cut in read_json(where)]
 
     def _loaded(self, lies: base.Residency, folder: Path | None, device: str) -> Model:
-        """The one base of all arms, with this arm's adapter on it; loaded anew only where it must lie in memory otherwise."""
-        if self._model is None or self._model.lies != lies:
-            self._model = None
+        """The one base of all arms, with this arm's adapter on it; loaded anew only where it is another, or must lie in memory
+        otherwise."""
+        if self._model is None or self._model.lies != lies or self._base != self.base_folder:
+            self._model, self._base = None, self.base_folder
             self._model = Model(self.base_folder, device=device, adapter=folder, train=self.params.train.model_dump())
         elif folder != self._folder:
             self._model.use(folder)

@@ -118,6 +118,20 @@ def test_a_refused_push_is_redone_on_what_the_other_pushed(workspace):
         assert (Path(workspace.dvc_remote) / "files" / "md5" / md5[:2] / md5[2:]).exists()
 
 
+def test_of_two_jobs_that_push_the_very_same_commit_the_later_one_redoes_its_own(workspace, monkeypatch):
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_DATE", "2026-03-02T00:00:00Z")
+    with workspace.clone("one") as one, workspace.clone("two") as two:
+        for clone in (one, two):
+            write(clone, "ledger/twice.jsonl", "{}\n")
+            clone.commit(["ledger/twice.jsonl"], "the same second")
+        assert one.git("rev-parse", "HEAD") == two.git("rev-parse", "HEAD")
+        one.publish(never, tries=1)
+        redone = []
+        two.publish(redone.append, tries=2)
+    assert len(redone) == 1
+
+
 def test_a_branch_that_never_rests_is_stale_after_the_given_tries(workspace):
     def moved(n):
         with workspace.clone("other") as other:

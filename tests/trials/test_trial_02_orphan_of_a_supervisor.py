@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from faults import Held
 from forging import another_candidate
 from small import wait
@@ -34,6 +35,7 @@ class Orphan(Held):
         assert self.process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_an_orphan_that_ends_after_the_retry_is_told_that_it_is_done_and_writes_nothing(
     released: Workspace, tmp_path: Path, monkeypatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_it_stays_while_a_dvc_works_in_that_folder(released: Workspace, cut: Pat
     assert [left.path for left in leftovers.take_away(released.root)] == [cut]
 
 
+@pytest.mark.slow
 def test_a_job_works_in_a_clone_of_its_own_and_is_not_stopped(released: Workspace, cut: Path) -> None:
     candidate = another_candidate(released)
     assert release.promote(released, "support").promotion.digest == candidate.digest

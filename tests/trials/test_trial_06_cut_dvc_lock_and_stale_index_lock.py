@@ -12,6 +12,7 @@ from retrain.process import git, try_git
 from retrain.records import parse_time
 from retrain.workspace import Workspace
 
+pytestmark = pytest.mark.slow
 END = parse_time("2027-06-01T00:00:00Z")
 
 

@@ -14,6 +14,8 @@ from retrain.records import file_digest
 from retrain.registry import Registry, load_champion
 from retrain.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def champion(released: Workspace) -> ledger.Promotion:
