@@ -268,7 +268,11 @@ def _merge(rows: list[Example]) -> list[Example]:
     groups: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         groups[row.id].append(row)
-    return [merged(group, tuple(origin for row in group for origin in row.origins)) for _, group in sorted(groups.items())]
+    return [_as_one(groups[row_id]) for row_id in sorted(groups)]
+
+
+def _as_one(rows: list[Example]) -> Example:
+    return merged(rows, tuple(origin for row in rows for origin in row.origins)) if len(rows) > 1 else rows[0]
 
 
 def _without_conflicts(rows: list[Example], labels: tuple[str, ...]) -> tuple[list[Example], list[Quarantined]]:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -104,7 +105,7 @@ class Example(Record):
     def answer(self) -> str:
         return self.messages[-1].content
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the normalised question alone: equal keys are copies, whatever the answers."""
         return question_key(self.messages[:-1])

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 LONGEST = 2000  # characters of a text that its vector is made of: a batch is padded to its longest, 1 MB took 8 GB
-_SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[^\w\s]+")
 _UNSEEN = re.compile("[\u0300-\u036f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]+")  # accents, no width
 _ALIKE = str.maketrans("авеіјкмнорстухѕԁһӏԛԝαβγεηικνορτυχωıɡɪɴʀ", "abeijkmhopctyxsdhlqwabyenikvoptuxwiginr")
@@ -20,8 +19,7 @@ def normalise(text: str) -> str:
     A text made of punctuation alone keeps it, or all of them would be copies of each other.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    words = _SPACE.sub(" ", _NOT_WORD.sub(" ", folded)).strip()
-    return words or _SPACE.sub(" ", folded).strip()
+    return " ".join(_NOT_WORD.sub(" ", folded).split()) or " ".join(folded.split())
 
 
 def skeleton(text: str) -> str:
@@ -49,7 +47,10 @@ def vectors(texts: Sequence[str]) -> Any:
     if not texts:
         return np.zeros((0, 256), dtype=np.float32)
     clean = [text[:LONGEST].encode("utf-8", "replace").decode() for text in texts]  # the tokenizer refuses a lone surrogate
-    return np.nan_to_num(_wordllama().embed(clean, norm=True)).astype(np.float32)
+    order = sorted(range(len(clean)), key=lambda i: len(clean[i]))  # a batch is padded to its longest
+    found = np.empty((len(clean), 256), dtype=np.float32)
+    found[order] = np.nan_to_num(_wordllama().embed([clean[i] for i in order], norm=True))
+    return found
 
 
 def filled(template: str, places: Mapping[str, str]) -> str:
