@@ -44,6 +44,8 @@ FORMATS: tuple[tuple[str, str], ...] = (
     ),
 )
 
+ANY_FORMAT = "|".join(dict.fromkeys(gate for gate, _ in FORMATS))
+
 # names of fields in JSON, without case, dashes and underscores, whose text is a secret whatever it looks like
 FIELD_GATE = r"(?i:pass|pwd|secret|key|token|authorization|cookie|credential)"
 FIELDS = (

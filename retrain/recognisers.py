@@ -13,13 +13,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from retrain.errors import ParamsError, RetrainError
-from retrain.keyformats import FIELD_GATE, FORMATS
+from retrain.keyformats import ANY_FORMAT, FIELD_GATE, FORMATS
+from retrain.phones import DIALLED, Region, dialled
 from retrain.scrub_rules import NAMED, PATTERNS, Scrub
 
 MIN = 0.4  # a phone number always scores this; below are patterns that any nine digits match
 HEAVY = ("torch", "transformers", "stanza")  # 20 s and 440 MB in place of 3 s and 110 MB, and none of them is used
-PUNCTUATION = r"[\Wx\u30FC]{0,4}"  # between two digits of a phone number, and more
-ABROAD = 4 + 2 + 2  # digits of the shortest number of another country, behind its code and the prefix for it
 
 
 class Failed(RetrainError):
@@ -112,11 +111,10 @@ def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
         if kind in PATTERNS:
             yield _recogniser(kind, PATTERNS[kind].gate, getattr(known, PATTERNS[kind].recogniser)())
         elif kind == "phone":
-            for region in rules.regions:
-                yield _recogniser(kind, _phone_gate(region), known.PhoneRecognizer(supported_regions=(region,)))
+            yield Recogniser(kind, re.compile(DIALLED), _Phones(known.PhoneRecognizer, rules.regions))
         elif kind == "secret":
-            for gate, pattern in FORMATS:
-                yield _recogniser(kind, gate, _own(presidio, kind, pattern))
+            formats = [_recogniser(kind, gate, _own(presidio, kind, pattern)) for gate, pattern in FORMATS]
+            yield Recogniser(kind, re.compile(ANY_FORMAT), functools.partial(_any_of, formats))
     for kind, pattern in rules.patterns.items():
         yield _recogniser(kind, "", _own(presidio, kind, pattern))
     if rules.model is not None:
@@ -132,15 +130,20 @@ def _own(presidio: Any, kind: str, pattern: str) -> Any:
     return presidio.PatternRecognizer(supported_entity=kind.upper(), patterns=[made], global_regex_flags=0)
 
 
-def _phone_gate(region: str) -> str:
-    """As many digits in a row as the shortest number there has, or one from abroad; behind a plus of any country."""
-    from phonenumbers import PhoneMetadata
+def _any_of(recognisers: list[Recogniser], text: str) -> list[Any]:
+    return [one for recogniser in recognisers if recogniser.gate.search(text) for one in recogniser.find(text)]
 
-    known = PhoneMetadata.metadata_for_region(region)
-    if known is None or known.general_desc is None:
-        raise ParamsError(f"scrub.regions (params.yaml) has {region!r}, no known region: use ISO codes such as US, GB, DE")
-    least = min(*known.general_desc.possible_length, ABROAD)
-    return rf"[+\uFF0B]|\d(?:{PUNCTUATION}\d){{{least - 1}}}"
+
+class _Phones:
+    """Presidio's recogniser of phone numbers, asked for each region whose numbers a text could hold."""
+
+    def __init__(self, recogniser: Any, regions: tuple[str, ...]) -> None:
+        self.regions = [(Region.of(region), recogniser(supported_regions=(region,))) for region in regions]
+
+    def __call__(self, text: str) -> list[Any]:
+        digits = dialled(text)
+        asked = [recogniser for region, recogniser in self.regions if region.could_hold(digits)]
+        return [one for recogniser in asked for one in recogniser.analyze(text, ["PHONE_NUMBER"], None)]
 
 
 def _named(presidio: Any, rules: Scrub) -> Iterator[Recogniser]:
