@@ -4,7 +4,6 @@ A request is drawn by the hash of its id before any feedback is read; a drawn ro
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,11 @@ from monitoring.selection import REVIEW, WHY, Selector, reasons_of
 from retrain.answers import Schema, misfit, right
 from retrain.poisoning import Case
 from retrain.records import Example, Origin, Quarantined, merged
-from retrain.text import is_text
 
 if TYPE_CHECKING:
     from monitoring.sources import Rows
 
 DRAW = "audit:"
-MOST_SOURCE = 200  # characters of where a request came from
 USERS = Selector()  # what users said, and no rule of params
 NEEDED = (
     *("request_id", "user_id", "prompt", "response", "feedback", "correction", "audit_label"),
@@ -88,7 +85,7 @@ def failure_cases(
     rate = audit_rate if doubt is None else 0.0
     answered = reviewed.answers if reviewed else {}
     failed = rows.where(lambda t: (t.correction.notnull() | (t.feedback == -1)) & ~_drawn(t, rate))
-    fetched = _fetched(selector.told(failed))
+    fetched = _fetched(selector.told(failed), source=source)
     for row in fetched.rows:
         correction = _text(row.get("correction"))
         judges = drawn(row["request_id"], audit_rate)
@@ -103,8 +100,7 @@ def failure_cases(
         if why:
             bad.append(Quarantined(request_id=row["request_id"], kind="form", reason=why))
             continue
-        where = _source(row.get("metadata"), source)
-        example = _example(row, correction, "failure", collected, label_source="correction", where=where)
+        example = _example(row, correction, "failure", collected, label_source="correction", where=row.get("source"))
         cases.append(_case(row, example, judges))
         examples += [] if judges else [example]
     suspected = doubt(cases) if doubt else {}
@@ -211,9 +207,9 @@ class _Fetched:
     unsearched: list[Quarantined]
 
 
-def _fetched(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> _Fetched:
+def _fetched(rows: "Rows", columns: tuple[str, ...] = NEEDED, source: str | None = None) -> _Fetched:
     reasons = [name for name in rows.expr.columns if name.startswith(WHY)]
-    found = rows.fetch([*columns, *reasons])
+    found = rows.fetch([*columns, *reasons], source)
     kept = found.frame.astype(object)
     unsearched = [
         Quarantined(request_id=row.request_id, kind="personal_data", reason=row.reason, where=row.where)
@@ -248,20 +244,6 @@ def _case(row: dict[str, Any], example: Example, judges: bool) -> Case:
     at = row.get("feedback_at") or row.get("timestamp")
     response = _text(row.get("response"))
     return Case(origin.request_id, example.question, example.answer, response, origin.user, origin.source, at, not judges)
-
-
-def _source(metadata: Any, field: str | None) -> str | None:
-    """The value of metadata.<field>, as text; None where there is none."""
-    if field is None or not isinstance(metadata, str):
-        return None
-    try:
-        value = json.loads(metadata)
-    except (ValueError, RecursionError):
-        return None
-    for key in field.split(".")[1:]:
-        value = value.get(key) if isinstance(value, dict) else None
-    told = str(value) if isinstance(value, str | int | float | bool) else ""
-    return told[:MOST_SOURCE] if told and is_text(told) else None
 
 
 def _merge(rows: list[Example]) -> list[Example]:

@@ -4,6 +4,7 @@ Only labels that were known `lag` after the window's end count, for window and r
 time to collect complaints is never compared with a young one without.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ def measure(
         invalid=found["invalid"] / n if n else None,
         relevance=None if sample is None else relevance(sample),
         estimated_accuracy=calibration.estimate(sample) if calibration and sample is not None else None,
-        slices={key: value for column in slices for key, value in _slices(table, column, rows.engine).items()},
+        slices={key: value for column in slices for key, value in _slices(table, column, rows).items()},
     )
 
 
@@ -199,17 +200,19 @@ def _totals(table: Any, engine: "Engine") -> dict[str, Any]:
     return whole | {name: float(row[name]) if row[name] is not None and row[name] == row[name] else None for name in numbers}
 
 
-def _slices(table: Any, column: str, engine: "Engine") -> dict[str, dict[str, int]]:
-    """Counts for each value of a column."""
+def _slices(table: Any, column: str, rows: "Rows") -> dict[str, dict[str, int]]:
+    """Counts for each value of a column, as it may be kept: values that only differ in what may not are one."""
     from ibis import _
 
     by_value = table.group_by(value=_[column].cast("string"))
     counted = by_value.aggregate(rows=_.count(), audited=_.n_audited.sum(), right=_.n_right.sum())
-    found = engine.run(counted.order_by(_.rows.desc(), "value").limit(50))
-    return {
-        f"{column}={row['value']}": {name: int(row[name]) for name in ("rows", "audited", "right")}
-        for row in found.to_dict("records")
-    }
+    found = rows.engine.run(counted.order_by(_.rows.desc(), "value").limit(50)).to_dict("records")
+    slices: dict[str, Counter[str]] = {}
+    for row, value in zip(found, rows.private([str(row["value"]) for row in found]), strict=True):
+        if value is not None:
+            told = {name: int(row[name]) for name in ("rows", "audited", "right")}
+            slices.setdefault(f"{column}={value}", Counter()).update(told)
+    return {key: dict(told) for key, told in slices.items()}
 
 
 def _wilson(right: int, n: int) -> tuple[float | None, float | None]:

@@ -40,7 +40,7 @@ def approve(workspace: Workspace, adapter: str, recipe: str, *, reason: str) -> 
     ParamsError for a blank reason or another recipe than the one that was made last (it was not the one looked at),
     NothingToDo where it is approved already.
     """
-    reason = ledger.reason_of(reason, "why these rows may train")
+    reason = ledger.reason_of(reason, "why these rows may train", workspace.params.scrub)
     made = show(workspace, adapter).report["recipe"]
     if recipe != made:
         raise ParamsError(

@@ -18,6 +18,7 @@ from retrain.errors import ParamsError, RetrainError
 from retrain.jobs import TRIES, now
 from retrain.params import Params
 from retrain.records import dumps, write_text
+from retrain.scrub import Scrubber
 from retrain.store import Store
 from retrain.text import is_text
 from retrain.tombstones import Tombstone, Tombstones
@@ -59,7 +60,7 @@ def erase(
 
     All adapters' locks are held. ParamsError where the reason names the user; BusyError while a job of an adapter runs.
     """
-    reason = _checked(kind, value, reason)
+    reason = _checked(workspace, kind, value, reason)
     secret = UserIds.of(workspace).key
     if secret is None:
         raise ParamsError(f"nobody's rows can be told: {LACKING}")
@@ -109,10 +110,10 @@ def _about(line: ledger.Entry, tombstone: str) -> bool:
     return isinstance(line, ledger.Erasure) and line.tombstone == tombstone
 
 
-def _checked(kind: str, value: str, reason: str) -> str:
+def _checked(workspace: Workspace, kind: str, value: str, reason: str) -> str:
     if not value.strip() or not is_text(value):
         raise ParamsError(f"--{kind} is blank or no UTF-8 text: give the id as the log store has it")
-    reason = ledger.reason_of(reason, "why")
+    reason = ledger.reason_of(reason, "why", workspace.params.scrub)
     if value.casefold() in reason.casefold():
         raise ParamsError("--reason names who is to be erased, and the ledger keeps it for ever: leave the id out")
     return reason
@@ -253,22 +254,24 @@ def _unlock(clone: Clone, adapter: str) -> bool:
 
 def _ask_logs(workspace: Workspace, kind: str, value: str, traces: redact.Traces, done: Erased) -> None:
     """Requests and questions of who is erased, collected or not: reports quote them, and the log store is only read."""
-    from monitoring.sources import open_logs
+    from monitoring.sources import RAW, Privacy, open_logs
     from monitoring.windows import EPOCH, Window
 
     always = Window(EPOCH, datetime.now(UTC) + timedelta(days=1))
     column = "user_id" if kind == "user" else "request_id"
     for adapter in workspace.params.adapters:
-        logs = workspace.params.of(adapter).logs
+        params = workspace.params.of(adapter)
+        logs = params.logs
         try:
-            table = open_logs(logs, root=workspace.root, adapter=adapter)
-            frame = table.rows(always).where(lambda t: t[column] == value).frame(["request_id", "prompt"])
+            table = open_logs(logs, root=workspace.root, adapter=adapter, privacy=Privacy(scrub=Scrubber(params.scrub)))
+            rows = table.rows(always).where(lambda t: t[column] == value)
+            told, frame = rows.frame(["prompt"]), rows.like(rows.expr, RAW).frame(["request_id", "prompt"])
         except RetrainError as error:
             first = str(error).partition("\n")[0]
             done.unreached.append(f"the log store of {adapter} was not asked for questions that reports may quote: {first}")
             continue
         traces.requests |= {str(row) for row in frame["request_id"]}
-        traces.texts |= {str(text) for text in frame["prompt"].dropna() if str(text).strip()}
+        traces.texts |= {str(text) for texts in (frame, told) for text in texts["prompt"].dropna() if str(text).strip()}
         if len(frame):
             left = f"the log store of {adapter} ({logs.uri}) holds {len(frame)} requests: delete them there"
             done.unreached.append(f"{left}, or later reports may quote them")

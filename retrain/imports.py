@@ -11,7 +11,9 @@ from retrain import ledger, openai, overlay
 from retrain.answers import misfit, schema_of
 from retrain.errors import DataError, NothingToDo
 from retrain.jobs import TRIES, job, now, remote_params
+from retrain.recognisers import Failed
 from retrain.records import Example, lines_of, read_examples, write_jsonl
+from retrain.scrub import Scrubber
 from retrain.workspace import Clone, Workspace
 
 To = Literal["seed", "golden"]
@@ -29,6 +31,7 @@ class Report:
     seed: int = 0
     golden: int = 0
     known: int = 0
+    personal: Counter[str] = field(default_factory=Counter)  # rows in which something of a kind became a placeholder
 
     def as_dict(self) -> dict[str, object]:
         return {**vars(self), "not_taken": [{"line": n, "why": why} for n, why in self.not_taken]}
@@ -42,7 +45,8 @@ def import_openai(
     A row that is there already is counted, and a question that is golden with another answer is not taken. DataError where
     nothing could be taken, NothingToDo where all of it is there.
     """
-    spec = remote_params(workspace).adapter(adapter)
+    params = remote_params(workspace).of(adapter)
+    spec, scrubber = params.adapter(adapter), Scrubber(params.scrub)
     schema = schema_of(workspace.root, spec)
     read: list[tuple[Report, list[tuple[int, Example]]]] = []
     for path in files:
@@ -51,14 +55,16 @@ def import_openai(
             report.lines += 1
             try:
                 taken = openai.parse(line, question=question, answer=answer)
-                _fits(taken.row, spec.labels, misfit(taken.row.answer, schema))
-            except openai.NotTaken as why:
+                row, found = scrubber.example(taken.row)
+                _fits(row, spec.labels, misfit(row.answer, schema))
+            except (openai.NotTaken, Failed) as why:
                 report.not_taken.append((number, str(why)))
                 continue
+            report.personal.update(list(found))
             report.kinds[taken.kind] += 1
             report.tools.update(taken.tools)
             source = to or ("golden" if taken.kind == "eval" else "seed")
-            rows.append((number, taken.row.model_copy(update={"source": source})))
+            rows.append((number, row.model_copy(update={"source": source})))
         read.append((report, rows))
     if not any(rows for _, rows in read):
         raise DataError("\n".join(["no line could be taken:", *(line for report, _ in read for line in told(report))]))
@@ -133,6 +139,8 @@ def told(report: Report) -> list[str]:
     lines = [f"{report.file}: {report.lines} lines" + (f" ({kinds})" if kinds else "")]
     if report.kinds:
         lines.append(f"  {report.seed} into seed, {report.golden} into golden, {report.known} were there already")
+    if report.personal:
+        lines.append("  became placeholders, in rows: " + ", ".join(f"{n} {kind}" for kind, n in report.personal.most_common()))
     reasons: dict[str, list[int]] = {}
     for number, why in report.not_taken:
         reasons.setdefault(why, []).append(number)

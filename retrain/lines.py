@@ -6,6 +6,8 @@ from pydantic import Field, TypeAdapter
 
 from retrain.errors import ParamsError
 from retrain.records import Record
+from retrain.scrub import Scrubber
+from retrain.scrub_rules import Scrub
 from retrain.text import is_text
 
 MOST_REASON = 500  # characters
@@ -212,13 +214,17 @@ Entry = Annotated[
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
-def reason_of(text: str, why: str) -> str:
-    """A person's reason on one line, as the ledger keeps it; ParamsError where it is blank, too long or no text."""
+def reason_of(text: str, why: str, rules: Scrub) -> str:
+    """A person's reason on one line, as the ledger keeps it; ParamsError where it is blank, too long, no text or personal."""
     told = " ".join(text.split())
     if not is_text(told):
         raise ParamsError(f"--reason {told[:40]!r} is not UTF-8 text: say {why} in words")
     if not told or len(told) > MOST_REASON:
         raise ParamsError(f"--reason has {len(told)} characters: say in 1 to {MOST_REASON} {why}, the ledger keeps it for ever")
+    if found := Scrubber(rules).kinds(told):
+        raise ParamsError(
+            f"--reason holds what looks like {', '.join(found)}, which the ledger would keep for ever: leave it out"
+        )
     return told
 
 

@@ -116,7 +116,7 @@ def waits(workspace: Workspace, adapter: str) -> str | None:
 
 def pause(workspace: Workspace, adapter: str, *, until: str | None, reason: str) -> ledger.Pause:
     """No promotion until a time (ISO 8601 with a zone), or until `resume`; monitoring and rollback go on."""
-    reason = ledger.reason_of(reason, "why promotions wait")
+    reason = ledger.reason_of(reason, "why promotions wait", workspace.params.scrub)
     end = parse_time(until, "--until") if until else None
     if end and end <= datetime.now(UTC):
         raise ParamsError(f"--until {until} is over: give a time to come, or none for a pause until `retrain resume`")
@@ -129,7 +129,7 @@ def pause(workspace: Workspace, adapter: str, *, until: str | None, reason: str)
 
 def resume(workspace: Workspace, adapter: str, *, reason: str) -> ledger.Resume:
     """NothingToDo where nothing is paused."""
-    reason = ledger.reason_of(reason, "why they go on")
+    reason = ledger.reason_of(reason, "why they go on", workspace.params.scrub)
     with job(workspace, adapter, "resume", lock=RELEASE) as clone:
         if ledger.state(ledger.read(clone.root, adapter)).paused(datetime.now(UTC)) is None:
             raise NothingToDo(f"promotions of {adapter} are not paused")

@@ -100,7 +100,7 @@ def release(workspace: Workspace, adapter: str, row: str, *, reason: str) -> Qua
     An unknown id or a blank reason is ParamsError, one of a kind that is never released or that contradicts what was collected
     RejectedError, one that was released before NothingToDo.
     """
-    reason = ledger.reason_of(reason, "why this row may train")
+    reason = ledger.reason_of(reason, "why this row may train", workspace.params.scrub)
     with jobs.job(workspace, adapter, "release") as clone:
         rows = {one.id: one for one in pull(clone, adapter)}
         if row not in rows:

@@ -43,10 +43,13 @@ class Finder:
     """Finds spans in texts; one is made for params scrub and kept."""
 
     def __init__(self, rules: Scrub) -> None:
-        self.recognisers = tuple(_recognisers(rules))
-        gates = {one.gate.pattern: None for one in self.recognisers}
-        gates |= {FIELD_GATE: None} if "secret" in rules.kinds else {}
-        self.gate = re.compile("|".join(gates) if gates else r"(?!)")
+        self.rules = rules
+        self.gate = re.compile("|".join(_gates(rules)) if rules.kinds or rules.patterns else r"(?!)")
+
+    @functools.cached_property
+    def recognisers(self) -> tuple[Recogniser, ...]:
+        """Made when a text first gets through: Presidio takes 3 s to load. ParamsError where it, or the model, is not there."""
+        return tuple(_recognisers(self.rules))
 
     def __call__(self, text: str) -> list[Span]:
         """Spans in order that do not overlap: where two do, they are one, of the kind that began it. Failed, without a word of
@@ -73,7 +76,7 @@ def _finder(rules: str) -> Finder:
 
 
 def finder(rules: Scrub) -> Finder:
-    """The same one for the same rules; ParamsError where Presidio or the model is not installed."""
+    """The same one for the same rules."""
     return _finder(rules.model_dump_json())
 
 
@@ -102,9 +105,14 @@ class _Loud:
 # --- what they are made of
 
 
+def _gates(rules: Scrub) -> Iterator[str]:
+    yield from dict.fromkeys(PATTERNS[kind].gate for kind in rules.kinds if kind in PATTERNS)
+    yield from [DIALLED] if "phone" in rules.kinds else []
+    yield from [ANY_FORMAT, FIELD_GATE] if "secret" in rules.kinds else []
+    yield from [""] if rules.patterns or rules.model else []  # who knows
+
+
 def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
-    if not rules.kinds and not rules.patterns:
-        return
     presidio = _presidio(rules.seconds)
     known = presidio.predefined_recognizers
     for kind in rules.kinds:

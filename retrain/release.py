@@ -124,7 +124,7 @@ def promote(workspace: Workspace, adapter: str, *, about: str | None = None, for
     attempt has come. forced: the reason for which the newest attempt becomes
     champion whatever gate, people, hours and pauses say; it stays in the ledger and on the version for ever.
     """
-    forced = ledger.reason_of(forced, "why the gate is overruled") if forced is not None else None
+    forced = ledger.reason_of(forced, "why the gate is overruled", workspace.params.scrub) if forced is not None else None
     with job(workspace, adapter, "promote", lock=RELEASE) as clone:
         repaired = _follow(workspace, clone, adapter)
         state = ledger.state(ledger.read(clone.root, adapter))

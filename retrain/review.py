@@ -26,10 +26,11 @@ from retrain.policies import MinFailures
 from retrain.records import Record, from_stamp, read_records, stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.reviewfiles import Given, Near, Task
+from retrain.scrub import Scrubber
 from retrain.store import Store
 from retrain.text import is_text
 from retrain.tombstones import Tombstones
-from retrain.userids import open_logs
+from retrain.userids import UserIds, open_logs
 from retrain.workspace import Clone, Workspace
 
 NEAREST = 3  # labelled rows that are shown beside a question
@@ -227,7 +228,8 @@ def take(
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))
         erased = tombstones.read(clone.root, workspace.root)
         checker = _Checker.of(params, adapter, schema_of(clone.root, params.adapter(adapter)), logs, given, new_labels, erased)
-        good = [Review(request_id=one.request_id, answer=one.answer, reviewer=one.reviewer, at=at) for one in checker.good]
+        who = _Reviewers(Scrubber(params.scrub), UserIds.of(workspace))
+        good = [Review(request_id=one.request_id, answer=one.answer, reviewer=who(one.reviewer), at=at) for one in checker.good]
         known = {(one.request_id, one.reviewer, one.answer) for one in _newest(before)}
         new = [one for one in dict.fromkeys(good) if (one.request_id, one.reviewer, one.answer) not in known]
         both = answers([*before, *new])
@@ -251,6 +253,17 @@ def take(
         return taken
 
 
+@dataclass(frozen=True)
+class _Reviewers:
+    """A reviewer as he is kept: by name, but an e-mail address as user ids are."""
+
+    scrubber: Scrubber
+    ids: UserIds
+
+    def __call__(self, name: str | None) -> str | None:
+        return self.ids(name) if name and self.scrubber.kinds(name) else name
+
+
 @dataclass
 class _Checker:
     """What can be taken of a file, and what is wrong with the rest."""
@@ -272,8 +285,10 @@ class _Checker:
         users = dict(zip(frame["request_id"], frame["user_id"], strict=True)) if frame is not None else {}
         gone = {request for request, user in users.items() if erased.cover({"request_id": request, "user": user})}
         labels = () if new_labels else params.adapter(adapter).labels
+        scrubber = Scrubber(params.scrub)
         for one in filled:
             why = _wrong(one, users.keys(), gone, params.failures.audit_rate) or _unfit(one.answer, adapter, labels, schema)
+            why = why or _personal(one.answer, scrubber)
             if why:
                 made.problems.append(f"{one.where}: {why}")
             else:
@@ -301,6 +316,12 @@ def _unfit(answer: str, adapter: str, labels: Sequence[str], schema: Schema | No
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(labels)};"
         return f"{adapter} does not list the label {answer[:60]!r}: {hint} or take it as a new label with --new-labels"
     return misfit(answer, schema)
+
+
+def _personal(answer: str, scrubber: Scrubber) -> str | None:
+    """An answer is kept as it is: in place of what is personal it has to say what the question shows for it."""
+    found = ", ".join(scrubber.kinds(answer))
+    return f"the answer holds what looks like {found}: write the placeholder that the question shows" if found else None
 
 
 def told(taken: Taken, adapter: str) -> list[str]:

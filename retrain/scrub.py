@@ -14,6 +14,7 @@ from typing import Any
 
 from retrain.keyformats import is_secret
 from retrain.recognisers import Failed, Finder, Span, finder
+from retrain.records import Example
 from retrain.scrub_rules import PLACEHOLDER, Scrub
 
 DEEPEST = 8  # JSON in a string in JSON ...
@@ -46,6 +47,23 @@ class Scrubber:
         """Values that are no text stay as they are. Placeholders are numbered in the order of a row's fields."""
         seen: dict[str, list[Span]] = {}  # texts come again: labels, templates
         return [self._row(row, seen) for row in rows]
+
+    def kinds(self, text: str) -> list[str]:
+        """What is in a text; Failed where that cannot be told."""
+        (one,) = self([{"text": text}])
+        if one.row is None:
+            raise Failed(one.why)
+        return sorted(one.found)
+
+    def example(self, row: Example) -> tuple[Example, Mapping[str, int]]:
+        """A row that a person wrote, with placeholders in all its messages, and what they stand for; Failed as above."""
+        (one,) = self([{str(n): message.content for n, message in enumerate(row.messages)}])
+        if one.row is None:
+            raise Failed(one.why)
+        if not one.found:
+            return row, {}
+        messages = [{"role": m.role, "content": one.row[str(n)]} for n, m in enumerate(row.messages)]
+        return Example.model_validate({**row.model_dump(exclude={"id"}), "messages": messages}), one.found
 
     def _row(self, row: Mapping[str, Any], seen: dict[str, list[Span]]) -> Scrubbed:
         texts = {name: value for name, value in row.items() if isinstance(value, str)}

@@ -14,6 +14,7 @@ from retrain.errors import DataError, NothingToDo, ParamsError
 from retrain.jobs import TRIES, job, now, remote_params
 from retrain.overlay import Change
 from retrain.records import Example, read_examples, read_folder, read_jsonl
+from retrain.scrub import Scrubber
 from retrain.text import is_text
 from retrain.workspace import Clone, Workspace
 
@@ -38,7 +39,7 @@ def read_rows(path: Path) -> list[Example]:
 def add(workspace: Workspace, adapter: str, rows: Sequence[Example], *, reason: str) -> int:
     """Rows become golden; those that are golden already are left out, NothingToDo where that is all. How many were added.
 
-    A question that is golden with another answer is refused: relabel it.
+    Personal data becomes placeholders. A question that is golden with another answer is refused: relabel it.
     """
 
     def made(clone: Clone) -> list[Change]:
@@ -53,6 +54,8 @@ def add(workspace: Workspace, adapter: str, rows: Sequence[Example], *, reason: 
         new = {row.key: row for row in rows if row.key not in known}
         return [Change(at=now(), kind="add", reason=reason, row=row) for row in new.values()]
 
+    scrubber = Scrubber(workspace.params.of(adapter).scrub)
+    rows = [scrubber.example(row)[0] for row in rows]
     answers: dict[str, Example] = {}
     for row in rows:
         _answerable(workspace, adapter, row)
@@ -74,6 +77,8 @@ def relabel(workspace: Workspace, adapter: str, row_id: str, answer: str, *, rea
         return [Change(at=now(), kind="relabel", reason=reason, id=row.id, answer=answer, new=new.id)]
 
     _answerable(workspace, adapter, Example.of("any", answer, source="golden") if answer.strip() else None)
+    if found := Scrubber(workspace.params.of(adapter).scrub).kinds(answer):
+        raise DataError(f"the answer holds what looks like {', '.join(found)}: write the placeholder that the question shows")
     return _change(workspace, adapter, "relabel", reason, made)
 
 
@@ -129,7 +134,7 @@ def _row(clone: Clone, adapter: str, row_id: str) -> Example:
 
 def _change(workspace: Workspace, adapter: str, kind: str, reason: str, made: Made) -> int:
     """Write the changes and a ledger line in a clone, commit, push; how many rows were changed."""
-    reason = ledger.reason_of(reason, "why the truth has changed")
+    reason = ledger.reason_of(reason, "why the truth has changed", workspace.params.scrub)
     counted = 0
     data = [f"data/seed/{adapter}.jsonl.dvc", f"data/suites/{adapter}.dvc", f"data/failures/{adapter}.dvc"]
     with job(workspace, adapter, "suite") as clone:

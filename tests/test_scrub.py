@@ -143,7 +143,7 @@ def test_rules_that_cannot_work_are_refused_with_the_fix(change: str, told: str)
 )
 def test_what_only_presidio_can_tell_is_refused_when_it_is_first_needed(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ParamsError, match=told):
-        Scrubber(RULES.model_copy(update=change)).finder.__class__  # noqa: B018
+        Scrubber(RULES.model_copy(update=change))([{"a": "ann@example.com"}])
 
 
 # --- what fails

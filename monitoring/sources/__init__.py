@@ -26,7 +26,7 @@ from monitoring.sources.traces import TRACES, export
 from retrain.errors import ParamsError
 from retrain.params import SERVED, Feedback, Logs
 
-__all__ = ["COLUMNS", "TYPES", "BadRow", "Counts", "LogTable", "Privacy", "Rows", "md5", "open_logs"]
+__all__ = ["COLUMNS", "RAW", "TYPES", "BadRow", "Counts", "LogTable", "Privacy", "Rows", "md5", "open_logs"]
 
 
 def open_logs(logs: Logs, *, root: Path, adapter: str, privacy: Privacy = RAW) -> LogTable:

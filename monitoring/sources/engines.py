@@ -18,6 +18,7 @@ from monitoring.sources.mapping import UTC
 from retrain.errors import DataError, ParamsError
 
 GONE = r"(?i)no such file|no files found|cannot open file|not found"
+ABOUT_A_VALUE = r"(?i)conver|cast|invalid input|out of range|malformed"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -64,8 +65,7 @@ class Engine(ABC):
                 raise
             except Exception as error:  # three engines, three error trees, none part of Ibis' interface
                 if not (self.menders and re.search(GONE, str(error))):
-                    first = str(error).strip().partition("\n")[0][:300]
-                    raise DataError(f"the log store failed ({type(error).__name__}): {first}") from error
+                    raise DataError(f"the log store failed ({type(error).__name__}): {_said(error)}") from None
                 for mend in self.menders:
                     mend()
                 self.generation += 1
@@ -125,6 +125,12 @@ class Engine(ABC):
     def zones(self) -> list[str]:
         """Names of the time zones that it knows."""
         return list(self.connection.sql("select name from pg_timezone_names()").execute()["name"])
+
+
+def _said(error: Exception) -> str:
+    """The first words of an engine's error, without the value where it is about one: that is what a user wrote."""
+    first = str(error).strip().partition("\n")[0][:300]
+    return re.sub(r"(['\"`]).*?(\1|$)", "'…'", first) if re.search(ABOUT_A_VALUE, first) else first
 
 
 class DuckDB(Engine):

@@ -1,7 +1,8 @@
 """Rows of a log table that nobody has fetched yet, and where they come from."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from monitoring.sources.engines import Engine, md5
 from monitoring.sources.mapping import COLUMNS, SECONDS, TIMES, TYPES
 from monitoring.windows import Window
 from retrain.errors import ParamsError
+from retrain.text import is_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WIDEST = timedelta(hours=16)  # no zone is further from UTC
+MOST_SOURCE = 200  # characters of where a request came from
 # Texts of a row in the order in which they are searched: what is said of a value in the first is said of it in the others, so
 # the first are always searched together.
 SPOKEN = ("prompt", "response", "correction", "audit_label")
@@ -142,9 +145,9 @@ class Rows:
         """Those for which a condition holds; predicate makes it from the table."""
         return self.like(self.expr.filter(predicate(self.expr)))
 
-    def like(self, expr: Any) -> "Rows":
-        """Another expression over them, from the same engine, of which as little may be kept."""
-        return Rows(expr, self.engine, self.privacy)
+    def like(self, expr: Any, privacy: Privacy | None = None) -> "Rows":
+        """Another expression over them, from the same engine, of which as little may be kept unless said."""
+        return Rows(expr, self.engine, privacy or self.privacy)
 
     def within(self, window: Window) -> "Rows":
         return self.where(lambda t: (t.timestamp >= window.start) & (t.timestamp < window.end))
@@ -163,12 +166,29 @@ class Rows:
         """All of them, by timestamp, then request_id: for few rows. Rows that cannot be searched are missing."""
         return self.fetch(columns or COLUMNS).frame
 
-    def fetch(self, columns: Sequence[str]) -> Fetched:
-        """The same, and which rows are missing."""
+    def fetch(self, columns: Sequence[str], source: str | None = None) -> Fetched:
+        """The same, and which rows are missing; with a column `source`, what the field metadata.<...> of that name says."""
         scrubbed = SPOKEN if self.privacy.scrub and set(columns) & {*SPOKEN, *TOLD} else ()
         needed = dict.fromkeys([*columns, "timestamp", "request_id", *scrubbed, *(["file", "line"] if scrubbed else [])])
         asked = [name for name in needed if name in self.expr.columns]
-        return self._private(self.engine.run(self.expr.select(*asked)).sort_values(["timestamp", "request_id"]), columns)
+        frame = self.engine.run(self.expr.select(*asked)).sort_values(["timestamp", "request_id"])
+        if source is None:
+            return self._private(frame, columns)
+        told = dict(zip(frame["request_id"], self._keyed([_field(row, source) for row in frame["metadata"]]), strict=True))
+        found = self._private(frame, columns)
+        return replace(found, frame=found.frame.assign(source=found.frame["request_id"].map(told)))
+
+    def private(self, values: Sequence[str]) -> list[str | None]:
+        """What may be kept of single values, None where that cannot be told."""
+        if self.privacy.scrub is None:
+            return list(values)
+        return [one.row["value"] if one.row else None for one in self.privacy.scrub([{"value": value} for value in values])]
+
+    def _keyed(self, values: list[str | None]) -> list[str | None]:
+        """Values that tell rows apart: those that are personal, such as addresses, as user ids are kept."""
+        kept = self.private([value or "" for value in values])
+        hashed = self.privacy.users or (lambda _: None)
+        return [value if not value or value == told else hashed(value) for value, told in zip(values, kept, strict=True)]
 
     def _private(self, frame: "pd.DataFrame", columns: Sequence[str]) -> Fetched:
         """What may be kept of rows: `columns` of it."""
@@ -186,7 +206,7 @@ def _scrubbed(
 ) -> "tuple[pd.DataFrame, tuple[Unsearched, ...]]":
     """The rows with their texts scrubbed together, so that one value is one placeholder in all columns."""
     names = [name for name in (*SPOKEN, *TOLD) if name in frame]
-    if scrub is None or not names:
+    if scrub is None or not names or frame.empty:
         return frame, ()
     made = scrub(frame[names].astype(object).to_dict("records"))
     unsearched = tuple(
@@ -199,6 +219,18 @@ def _scrubbed(
     for name in names:
         kept[name] = [row[name] for row in rows]
     return kept, unsearched
+
+
+def _field(metadata: Any, name: str) -> str | None:
+    """The value of metadata.<name>, as text; None where there is none."""
+    try:
+        value = json.loads(metadata) if isinstance(metadata, str) else None
+    except (ValueError, RecursionError):
+        return None
+    for key in name.split(".")[1:]:
+        value = value.get(key) if isinstance(value, dict) else None
+    told = str(value) if isinstance(value, str | int | float | bool) else ""
+    return told[:MOST_SOURCE] if told and is_text(told) else None
 
 
 def _tidy(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
