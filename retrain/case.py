@@ -102,6 +102,11 @@ class Case:
         """By suite, rows where the candidate, or a reference that was to be asked and is compared, was not measured."""
         return {suite: self._missing(suite) for suite in self.rows}
 
+    @cached_property
+    def clusters(self) -> dict[str, int]:
+        """By suite, how many rows would be left of which no two are joined."""
+        return {suite: len(one_a_cluster(rows)) for suite, rows in self.rows.items()}
+
     def measured(self, row: Prediction) -> bool:
         return row.score("candidate", self.metric) is not None and row.score(self.reference, self.metric) is not None
 
@@ -122,7 +127,7 @@ class Case:
         return n > 0 and self.missing[suite] / n > self.gates.not_measured_max
 
     def too_few(self, suite: str, needed: int) -> str | None:
-        clusters = len(one_a_cluster(self.rows[suite]))
+        clusters = self.clusters[suite]
         found = len(self.paired[suite]) if self.compared(suite) else clusters
         if found >= needed:
             return None
