@@ -17,7 +17,7 @@ through the model: ours computes what the rows of a batch share once. `loss` is 
 train.csv and test.csv (text,category), or full2048, full4096, lognormal: random tokens, for speed alone.
 
 Example: python benchmarks/train_throughput.py --data ../shared/data/banking77 --arms A,F --threads 1
-The GPU figures: python benchmarks/train_throughput.py --device cuda --shape mistral-7b --data lognormal --append gpu.jsonl
+The GPU figures: python benchmarks/train_throughput.py --device cuda --shape mistral-7b --data lognormal --append F.jsonl
 """
 
 import argparse

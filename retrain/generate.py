@@ -7,6 +7,7 @@ label is left; rows that have ended leave the batch.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from retrain import base, fused, prompts
 from retrain import train as train_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
+
+SPREAD, FREE = 1.3, 3  # a row may be so many times as long as the shortest of its batch, and so many tokens
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,10 @@ class Model:
         with torch.inference_mode():
             shared = prompts.common_prefix(ids)
             prefix = self._prefix(shared) if shared else None
-            for start in range(0, len(order), batch):
-                rows = order[start : start + batch]
+            lengths = [len(ids[i]) - len(shared) for i in order]
+            stops = _alike(lengths, batch) if labels else [*range(batch, len(order), batch), len(order)]
+            for start, stop in pairwise([0, *stops]):
+                rows = order[start:stop]
                 choose = Labels(paths, len(rows)) if labels else Free(template, len(rows), max_new_tokens)
                 self._decode([ids[i][len(shared) :] for i in rows], prefix, len(shared), choose)
                 found |= dict(zip(rows, choose.answers(), strict=True))
@@ -184,6 +189,19 @@ def label_paths(labels: Sequence[str], template: prompts.Template) -> Paths:
     if len(set(paths.values())) != len(paths):
         raise ParamsError(f"some labels are the same tokens for this base, rename them: {', '.join(labels)}")
     return paths
+
+
+def _alike(lengths: Sequence[int], most: int) -> list[int]:
+    """Where batches of sorted rows stop: after `most`, or where a row would make the others a good deal longer.
+
+    A label takes a step or two, so nearly all of its time goes into the question, padding included.
+    """
+    stops, first = [], 0
+    for i, length in enumerate(lengths):
+        if i - first == most or (i > first and length > SPREAD * lengths[first] + FREE):
+            stops.append(i)
+            first = i
+    return [*stops, len(lengths)] if lengths else []
 
 
 class Labels:

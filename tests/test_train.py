@@ -206,6 +206,14 @@ def test_modules_to_save_and_lora_on_an_nf4_base_are_refused_with_the_reason() -
         params_.load(root, ["train.method=lora", "train.base_residency=nf4"])
 
 
+def test_a_long_row_does_not_make_the_others_of_its_batch_longer() -> None:
+    from retrain.generate import _alike
+
+    assert _alike([10, 10, 12, 16, 17, 60, 61], 32) == [4, 5, 7]
+    assert _alike([10] * 5, 2) == [2, 4, 5]
+    assert _alike([], 2) == []
+
+
 def test_a_long_question_is_cut_at_the_front_and_keeps_its_end(tiny: Path) -> None:
     tokenizer = base.tokenizer(tiny)
     template = prompts.Template(tokenizer, "answer", 24)
@@ -250,6 +258,25 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(params: para
     assert few < 0.7 * many  # the shared tokens are there once
     assert one == pytest.approx(other, abs=1e-4)
     assert (packed - padded).abs().max() < 1e-3 * padded.abs().max()
+
+
+def test_each_example_has_the_same_loss_packed_with_others_and_alone(params: params_.Params, tiny: Path) -> None:
+    import torch
+
+    model, tokenizer = lora_model(tiny, torch.float32, params.train)
+    data = train.tokenise(ROWS, prompts.Template(tokenizer, "answer", 32))
+    together = steps.inputs_of(model, data, tokenizer.pad_token_id, "cpu", True)
+    assert together.arguments["input_ids"].shape[0] == 1
+    with torch.no_grad():
+        logits = base.parts(model)[1](steps._hidden(model, together))
+        each = torch.nn.functional.cross_entropy(logits, together.targets, reduction="none")
+        losses = [part.mean().item() for part in each.split([len(completion) for _, completion in data])]
+        alone = [
+            steps.loss_of(model, steps.inputs_of(model, [row], tokenizer.pad_token_id, "cpu", False), "cpu").item()
+            for row in data
+        ]
+    assert len({round(loss, 3) for loss in alone}) > 1
+    assert losses == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-4), ("bfloat16", 0.03)])
