@@ -9,6 +9,7 @@ from tables import Rows, good, judge, right, suite
 
 from retrain.bars import plot
 from retrain.card import card, one_line, plain_lines
+from retrain.registry.versions import shortened
 from retrain.verdict import Verdict
 
 
@@ -170,3 +171,11 @@ def test_the_picture_of_nothing_measured_is_drawn_too(tmp_path: Path) -> None:
     for number, metrics in enumerate([{}, {"suites": {"audit": {"n": 0, "arms": {"candidate": {"right": None}}}}}]):
         plot(metrics, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 1000
+
+
+def test_a_card_that_is_longer_than_mlflows_column_is_cut_at_a_line_and_says_where_the_rest_is() -> None:
+    text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
+    short = shortened(text)
+    assert len(text) > 5_000 >= len(short) and text.startswith(short.rpartition("\n\n")[0])
+    assert short.endswith("The rest is in card.md, an artifact of this version's run.")
+    assert shortened(short) == short

@@ -16,6 +16,7 @@ from retrain.ledger import LedgerState, Promotion
 from retrain.records import verify_folder
 from retrain.registry.runs import Runs, called
 
+MOST_DESCRIBED = 5_000  # characters: model_versions.description is VARCHAR(5000), which SQLite does not mind
 LOST = "RESOURCE_DOES_NOT_EXIST"
 
 
@@ -105,7 +106,7 @@ class Registry(Runs):
 
     def _record(self, adapter: str, digest: str, tags: Mapping[str, object], description: str, run_id: str) -> int:
         texts = {key: str(value) for key, value in {**tags, "digest": digest, "adapter": adapter}.items()}
-        self.client.create_model_version(adapter, f"runs:/{run_id}/adapter", run_id, texts, description=description)
+        self.client.create_model_version(adapter, f"runs:/{run_id}/adapter", run_id, texts, description=shortened(description))
         known = self.by_digest(adapter, digest)
         if known is None:
             raise IntegrityError(f"MLflow at {self.uri} made a version of {adapter} and does not find its digest {digest[:12]}")
@@ -262,3 +263,11 @@ class Registry(Runs):
 def _version(version: Any) -> Version:
     tags = dict(version.tags)
     return Version(int(version.version), tags.get("digest", ""), tags, version.creation_timestamp / 1000)
+
+
+def shortened(text: str) -> str:
+    """Whole lines of a card, as many as MLflow's column holds on a server's database, and where the rest is."""
+    if len(text) <= MOST_DESCRIBED:
+        return text
+    rest = "\n\nThe rest is in card.md, an artifact of this version's run."
+    return text[: MOST_DESCRIBED - len(rest)].rpartition("\n")[0] + rest
