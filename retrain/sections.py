@@ -172,6 +172,23 @@ class ServeFeedback(Section):
     per_user: Annotated[int, Field(ge=1)]
 
 
+class Vllm(Section):
+    """A vLLM server that holds the models: `folder` is where it and this machine both find adapters."""
+
+    url: str
+    folder: str
+    key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.username:
+            raise ValueError("url must be such as http://host:8000, without /v1, user or password")
+        if not self.folder.startswith(("/", "~")):
+            raise ValueError(f"folder is {self.folder!r}, must be absolute or begin with ~/: vLLM runs elsewhere")
+        return self
+
+
 class Serve(Section):
     """`retrain serve`: where it listens, how much it takes at once, and how it follows the ledger."""
 
@@ -188,4 +205,5 @@ class Serve(Section):
     max_body_kb: Annotated[int, Field(ge=1)]
     max_prompt_tokens: Annotated[int, Field(ge=1)]
     rotate_mb: Annotated[float, Field(gt=0)]
+    vllm: Vllm | None
     feedback: ServeFeedback

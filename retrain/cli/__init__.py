@@ -30,7 +30,7 @@ VERBS = {
         *(releasing.repro, releasing.register, releasing.promote, releasing.rollback),
         *(guarding.reconcile, guarding.pause, guarding.resume, releasing.rebase, explaining.prune),
     ),
-    "Serve": (serving.serve,),
+    "Serve": (serving.serve, serving.sync),
     "Look": (
         *(looking.status, looking.history, explaining.explain, explaining.compare),
         *(looking.pages, looking.up, looking.doctor),

@@ -26,7 +26,7 @@ class Answered:
     """confidence: mean probability of its tokens among those allowed; cut: the length limit ended it."""
 
     text: str
-    confidence: float
+    confidence: float | None  # None: this backend cannot tell
     cut: bool
     prompt_tokens: int
     completion_tokens: int

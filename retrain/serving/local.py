@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable
 
 from retrain.base import Residency, choose_device, digest
-from retrain.errors import IntegrityError, RequestRefused
+from retrain.errors import IntegrityError
 from retrain.generate import lies
 from retrain.records import Message
 from retrain.serving.engine import Answered, Engine, Specialist
+from retrain.serving.limits import check_size, check_tokens
 from retrain.serving.versions import Version
 from retrain.unpacked import base_of
 from retrain.workspace import Workspace
 
 CANNED = [Message(role="user", content="Hello")]
-MOST_CHARS = 16  # of a token: a longer text than that many of them is refused before it is tokenised
 
 
 class Local:
@@ -36,7 +36,7 @@ class Local:
             specialist = engine.specialist(version.folder, version.digest, version.most)
             ids, _ = engine.encode(specialist, CANNED)
             tried = engine.ask(specialist, ids, most=1, told=None).future.result(timeout=self.settings.timeout)
-            if not math.isfinite(tried.confidence):
+            if tried.confidence is None or not math.isfinite(tried.confidence):
                 raise IntegrityError(f"{version.name} answers with numbers that are not finite: train it again")
             self._ready = {**self._ready, version.digest: (engine, specialist)}
 
@@ -63,18 +63,10 @@ class Local:
         self, version: Version, messages: list[Message], most: int | None, told: Callable[[str], None] | None
     ) -> Answered:
         engine, specialist = self._ready[version.digest]
-        limit = self.settings.max_prompt_tokens
-        if sum(len(message.content) for message in messages) > MOST_CHARS * limit:
-            raise too_long(f"more than {MOST_CHARS * limit:,} characters", limit)
+        check_size(messages, self.settings.max_prompt_tokens)
         ids, whole = await asyncio.to_thread(engine.encode, specialist, messages)
-        if whole > limit:
-            raise too_long(f"{whole:,} tokens", limit)
         longest = max((len(path) - 1 for path in specialist.paths.values()), default=0)
-        if most is not None and most < longest:
-            raise RequestRefused(
-                f"max_tokens is {most}, a label of {version.adapter} has up to {longest}: raise it or leave it out",
-                code="invalid_value", param="max_tokens",
-            )  # fmt: skip
+        check_tokens(whole, most, longest, version, self.settings.max_prompt_tokens)
         row = engine.ask(specialist, ids, most=most or specialist.most, told=told)
         try:
             return await asyncio.wrap_future(row.future)
@@ -91,11 +83,3 @@ class Local:
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
-
-
-def too_long(found: str, limit: int) -> RequestRefused:
-    return RequestRefused(
-        f"the messages have {found}, serve.max_prompt_tokens is {limit:,}: send fewer",
-        code="context_length_exceeded",
-        param="messages",
-    )

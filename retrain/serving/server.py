@@ -3,19 +3,20 @@
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from retrain.errors import ParamsError
+from retrain.errors import ParamsError, RetrainError
 from retrain.serving import keys
-from retrain.serving.versions import Backend
+from retrain.serving.versions import Backend, Standing, Versions
 from retrain.workspace import Workspace
 
 BACKLOG = 1024  # connections that the kernel holds while the loop is busy
 Say = Callable[[str], None]
 
 
-def serve(workspace: Workspace, backend: Backend, say: Say) -> None:
+def serve(workspace: Workspace, holding: Backend, say: Say) -> None:
     """Answer until SIGTERM or Ctrl-C; then what runs may end within serve.drain_seconds."""
     import uvicorn
 
@@ -26,7 +27,7 @@ def serve(workspace: Workspace, backend: Backend, say: Say) -> None:
     _ = workspace.remote  # there must be a ledger to follow
     allowed = keys.read(workspace.root, settings.keys, settings.host)
     listener = _listen(settings.host, settings.port)
-    door = Door(workspace, backend, allowed)
+    door = Door(workspace, holding, allowed)
     app = application(door)
 
     @contextlib.asynccontextmanager
@@ -52,6 +53,30 @@ def serve(workspace: Workspace, backend: Backend, say: Say) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn drains at it, and raises it once more when it has ended
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])
+
+
+def backend(workspace: Workspace) -> Backend:
+    """What params say holds the models."""
+    if workspace.params.serve.vllm is None:
+        from retrain.serving.local import Local
+
+        return Local(workspace)
+    from retrain.serving.vllm import Remote
+
+    return Remote(workspace, workspace.params.serve.vllm)
+
+
+def sync(workspace: Workspace) -> dict[str, Standing]:
+    """One look at the ledger for the vLLM server of params; what came of it, by adapter."""
+    if workspace.params.serve.vllm is None:
+        raise ParamsError("serve.vllm is null (params.yaml): there is no vLLM server to bring up to date")
+    versions = Versions(workspace, backend(workspace))
+    versions.look()
+    if versions.ledger_error:
+        raise RetrainError(versions.ledger_error)
+    time.sleep(workspace.params.serve.drain_seconds)  # what others ask of the old versions may end
+    versions.look()
+    return versions.standings
 
 
 def _listen(host: str, port: int) -> socket.socket:
