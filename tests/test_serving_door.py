@@ -389,3 +389,14 @@ def test_a_port_that_is_taken_is_told(open_door: tuple[Door, str], space: Worksp
     )
     with pytest.raises(ParamsError, match=f"127.0.0.1:{port} cannot be listened on"):
         server.serve(taken, stub, print)
+
+
+@pytest.mark.parametrize(
+    ("uri", "reads"),
+    [("logs/{adapter}/*.jsonl", True), ("logs/{adapter}", True), ("logs", True), ("logs/{adapter}/*.parquet", False),
+     ("postgresql://h/db?table=t", False)],
+)  # fmt: skip
+def test_a_log_that_the_monitor_does_not_read_is_noticed(space: Workspace, uri: str, reads: bool) -> None:
+    from retrain.serving import server
+
+    assert server.reads(other(space, f"logs.uri={uri}"), "support") is reads

@@ -5,10 +5,14 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from retrain.errors import ParamsError, RetrainError
+from retrain.process import public
 from retrain.serving import keys
+from retrain.serving.journal import NAME
 from retrain.serving.versions import Backend, Standing, Versions
 from retrain.workspace import Workspace
 
@@ -51,6 +55,10 @@ def serve(workspace: Workspace, holding: Backend, say: Say) -> None:
     address = f"[{host}]" if ":" in host else host
     say(f"serving {', '.join(workspace.params.adapters)} on http://{address}:{port}/v1 (Ctrl-C ends it)")
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn drains at it, and raises it once more when it has ended
+    for name in workspace.params.adapters:
+        if not reads(workspace, name):
+            read = public(workspace.params.logs.uri)
+            say(f"note: logs.uri is {read}, the monitor does not read logs/{name}/, which this writes")
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])
 
@@ -77,6 +85,13 @@ def sync(workspace: Workspace) -> dict[str, Standing]:
     time.sleep(workspace.params.serve.drain_seconds)  # what others ask of the old versions may end
     versions.look()
     return versions.standings
+
+
+def reads(workspace: Workspace, adapter: str) -> bool:
+    """Whether the monitor's log table has the rows that this server writes."""
+    pattern = str(workspace.root / workspace.params.logs.uri.replace("{adapter}", adapter))
+    written = workspace.root / "logs" / adapter / f"{NAME}x.jsonl"
+    return fnmatch(str(written), pattern) or Path(pattern) in written.parents
 
 
 def _listen(host: str, port: int) -> socket.socket:

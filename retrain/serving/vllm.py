@@ -1,8 +1,8 @@
 """Backend `vllm`: a server of vLLM with runtime LoRA holds the models, this door stays in front.
 
 A version is an immutable folder <adapter>-v<N>, never reloaded in place: vLLM has answered with the old adapter after that
-(vllm#42125). What /v1/models says is the proof of what is loaded: `root` is the folder. Questions are sent as token ids, labels as
-`structured_outputs.choice`, so that what was judged is what is asked.
+(vllm#42125). What /v1/models says is the proof of what is loaded: `root` is the folder. Questions are sent as token ids, labels
+as `structured_outputs.choice`, so that what was judged is what is asked.
 """
 
 import asyncio
