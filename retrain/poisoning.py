@@ -17,10 +17,11 @@ import numpy as np
 from retrain.copies import groups
 from retrain.poisoning_rules import Poisoning
 from retrain.records import Example, text_digest, unit_hash
+from retrain.regression import fitted
 from retrain.text import LONGEST, normalise, vectors
 
 PER_LABEL = 100  # human rows of a label that are learned from, by hash
-STRENGTH = 3.0  # of the regression: C of scikit-learn
+STRENGTH = 3.0  # of the regression
 SMALLEST = 1e-9  # probability
 CHUNK = 4096  # texts asked about at a time
 BURST_SECONDS = 3600
@@ -130,8 +131,6 @@ def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> t
     0.91 on the shipped text, 0.99 on Banking77). Labels with fewer than `least` human rows are left out; with fewer than two
     labels nothing is told.
     """
-    from sklearn.linear_model import LogisticRegression
-
     by_label: dict[str, list[Example]] = {}
     for row in human:
         by_label.setdefault(row.answer, []).append(row)
@@ -140,7 +139,7 @@ def likelihoods(texts: Sequence[str], human: Sequence[Example], least: int) -> t
         return [], np.zeros((len(texts), 0)), np.zeros(len(texts))
     chosen = [row for name in names for row in sorted(by_label[name], key=lambda row: unit_hash(row.id, "human"))[:PER_LABEL]]
     points = vectors([row.question for row in chosen])
-    model = LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced").fit(points, [row.answer for row in chosen])
+    model = fitted(points, [row.answer for row in chosen], strength=STRENGTH)
     found, near = [], []
     for start in range(0, len(texts), CHUNK):
         asked = vectors(texts[start : start + CHUNK])

@@ -79,7 +79,7 @@ def prepare(
     rows = _consistent(merge([*pool, *learn]), left_out)
     rows = _without_leaks(rows, judging, like, left_out)
     rows = _known_labels(rows, labels, left_out)
-    rows, told = _without_paraphrases(rows, pool, judging["golden"], like, rules, left_out)
+    rows, told = _without_paraphrases(rows, seed, judging["golden"], like, rules, left_out)
     folded, stands = contamination.folded(rows, like)
     left_out["near copy of another training row"] += len(rows) - len(folded)
     new = {stands[row.id] for row in learn if row.id in stands and row.id not in known}

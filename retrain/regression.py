@@ -6,13 +6,15 @@ from typing import Any
 from retrain.records import Example
 from retrain.text import vectors
 
+STRENGTH = 20.0
+
 
 def answers(train: Sequence[Example], questions: Sequence[str], *, seed: int) -> list[str]:
     """The label that a regression fitted on train gives each question; with a single label, that label."""
     labels = [row.answer for row in train]
     if not questions or len(set(labels)) < 2:
         return labels[:1] * len(questions)
-    return [str(label) for label in _fitted(train, seed).predict(vectors(questions))]
+    return [str(label) for label in _of(train, seed).predict(vectors(questions))]
 
 
 def agreement(train: Sequence[Example], rows: Sequence[Example], *, seed: int) -> list[float]:
@@ -22,14 +24,20 @@ def agreement(train: Sequence[Example], rows: Sequence[Example], *, seed: int) -
     """
     if not rows or len({row.answer for row in train}) < 2:
         return [0.0] * len(rows)
-    model = _fitted(train, seed)
+    model = _of(train, seed)
     at = {str(label): i for i, label in enumerate(model.classes_)}
     found = model.predict_proba(vectors([row.question for row in rows]))
     return [float(found[i, at[row.answer]]) if row.answer in at else 0.0 for i, row in enumerate(rows)]
 
 
-def _fitted(train: Sequence[Example], seed: int) -> Any:
+def fitted(points: Any, labels: Sequence[str], *, strength: float, seed: int | None = None) -> Any:
+    """scikit-learn's model of labels by points, float (rows, dimensions); strength: its C, the inverse of regularisation."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=20.0, max_iter=2000, class_weight="balanced", random_state=seed)
-    return model.fit(vectors([row.question for row in train]), [row.answer for row in train])
+    model = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced", random_state=seed)
+    return model.fit(points, labels)
+
+
+def _of(train: Sequence[Example], seed: int) -> Any:
+    points, labels = vectors([row.question for row in train]), [row.answer for row in train]
+    return fitted(points, labels, strength=STRENGTH, seed=seed)
