@@ -14,6 +14,8 @@ one campaign at a time. An attacker takes messages that the champion answers rig
 Honest scenarios without an attack: a burst (every message of one intent, right, within a day), a user who brings 30 % of the
 rows of a small company, no user ids, and new intents, of which 40 rows each were collected before.
 
+Personal data: planted by kind, recall and precision (benchmarks/personal_data.py).
+
 Copies: suite rows that come back changed, and rows of other people, by the hash of `prepare`, by retrain/copies.py and by
 sentence vectors (benchmarks/near_copies.py).
 
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import near_copies  # noqa: E402
+import personal_data  # noqa: E402
 
 from retrain import params as params_  # noqa: E402
 from retrain.poisoning import Case, suspects  # noqa: E402
@@ -46,6 +49,7 @@ from retrain.text import vectors  # noqa: E402
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 DAYS, USERS, ATTACK = 3, 400, 0.05
+PLANTED = 200  # values of each kind of personal data
 FILLERS = ("please", "hi", "hello", "ok", "so", "now", "pls", "thanks", "well", "hey")
 KNOWN, NEW, PER_INTENT, ADMITTED = 12, 4, 25, 40
 Row = tuple[str, str]  # text, label
@@ -272,11 +276,14 @@ def main() -> None:
     for name in made:
         rows = near_copies.shipped() if name == "support" else near_copies.from_csv(asked.data)
         made[name]["copies"] = near_copies.measured(*rows, asked.seeds)
+    personal = personal_data.report(PLANTED, asked.data)
     seconds = round(time.monotonic() - started, 1)
     if asked.json:
-        print(json.dumps({"schema": 1, "champion": asked.champion, "seeds": asked.seeds, "text": made, "seconds": seconds}))
+        found = {"schema": 1, "champion": asked.champion, "seeds": asked.seeds, "text": made, "personal_data": personal}
+        print(json.dumps({**found, "seconds": seconds}))
     else:
-        print("\n".join(line for name, found in made.items() for line in [*told(name, found), ""]) + f"{seconds} s")
+        lines = [line for name, found in made.items() for line in [*told(name, found), ""]]
+        print("\n".join([*lines, *personal_data.told(personal), "", f"{seconds} s"]))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_what_orders_are_made_of_stays(text: str) -> None:
 
 
 def test_question_and_answer_of_a_row_agree_however_the_value_is_written() -> None:
-    row = scrubbed(prompt="ship to Bob@Example.com, tel 030 901820", response='{"to":"bob@example.com","tel":"030901820"}')
+    row = scrubbed(prompt="ship to Bob@Example.com, tel 020 7946 0123", response='{"to":"bob@example.com","tel":"02079460123"}')
     assert row == {"prompt": "ship to <EMAIL_1>, tel <PHONE_1>", "response": '{"to":"<EMAIL_1>","tel":"<PHONE_1>"}'}
 
 
@@ -97,7 +97,7 @@ def test_json_that_hides_what_it_says_behind_escapes_is_searched_too() -> None:
 
 
 def test_fields_that_are_named_like_secrets_and_numbers_in_json_are_replaced() -> None:
-    row = scrubbed(metadata='{"apiKey": "x", "phone": 493090182000, "n": 7, "max_tokens": 512}')
+    row = scrubbed(metadata='{"apiKey": "x", "phone": 2025550143, "n": 7, "max_tokens": 512}')
     assert row["metadata"] == '{"apiKey": "<SECRET_1>", "phone": "<PHONE_1>", "n": 7, "max_tokens": 512}'
 
 
