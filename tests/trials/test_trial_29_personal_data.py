@@ -25,6 +25,8 @@ from retrain.scrub import Scrubber
 from retrain.userids import open_logs
 from retrain.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # a workspace that is measured, collected, reviewed and searched byte by byte
+
 END = parse_time("2026-03-03T00:00:00Z")
 WINDOW = Window(parse_time("2026-03-02T00:00:00Z"), END)
 ROWS = 150
