@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from retrain.errors import IntegrityError
 from retrain.params import Mlflow
 from retrain.records import Example, file_digest, read_json, read_jsonl, write_jsonl
 from retrain.registry import Registry, load_champion
-from retrain.users import Users
+from retrain.unpacked import base_of
 from retrain.workspace import Workspace
 
 RECIPE = """
@@ -89,7 +88,6 @@ def test_another_clone_of_the_tag_reproduces_every_byte(promoted: Workspace, tmp
 
 
 def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    users = Users(promoted, "support", [], [], [], random.Random(0))
     champion = load_champion("support", promoted)
     serving, folder = champion.promotion, champion.folder
 
@@ -99,8 +97,8 @@ def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Works
 
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
         cut.setattr(shutil, "copytree", half)
-        users._base(serving, folder)
-    assert base.digest(users._base(serving, folder)) == read_json(folder / "run.json")["base_digest"]
+        base_of(promoted, serving.commit, folder)
+    assert base.digest(base_of(promoted, serving.commit, folder)) == read_json(folder / "run.json")["base_digest"]
 
 
 def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(promoted: Workspace, tmp_path: Path) -> None:

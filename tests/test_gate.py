@@ -158,7 +158,7 @@ def test_a_candidate_that_repairs_the_arriving_intents_and_loses_half_a_point_pa
             row.update(id=f"new{i}", joins=[f"new{i}"])
         rows = old + new + drawn(rng, "golden", 200, -0.005, 0.04, 0.93) + drawn(rng, "retained", 200, -0.005, 0.04, 0.93)
         rows += suite("repair", [rng.random() < 0.85 for _ in range(10)], [False] * 10)
-        passed += judge(rows, **shipped.model_dump()).promote
+        passed += judge(rows, **dict(shipped)).promote
     assert passed >= 0.9 * trials
 
 

@@ -12,7 +12,7 @@ from deciding import BAD, POLICY, START, day, decided, facts, found, said, share
 from scipy.stats import binom
 
 from monitoring.trigger import TriggerDecision, decide, judgeable, measured_again
-from retrain import stats
+from retrain import power
 
 # --- what violates
 
@@ -246,8 +246,8 @@ def test_the_planner_asks_for_as_many_rows_as_the_effect_needs_and_counts_those_
     agrees, why = judgeable("improve", facts(audit_wrong=0.1, unread_audit=120), POLICY)
     assert not agrees
     assert "only 120 unread audited rows" in why and "6.5 points that a retraining could gain" in why
-    passes = partial(stats.power_superior, won=0.075, lost=0.01, level=0.05, min_effect=0.02)
-    needed = stats.rows_needed(passes, power=0.8, least=120)
+    passes = partial(power.power_superior, won=0.075, lost=0.01, level=0.05, min_effect=0.02)
+    needed = power.rows_needed(passes, power=0.8, least=120)
     assert needed is not None and needed > 120
     assert f"{needed} are needed" in why and f"label {math.ceil((needed - 120) / 0.75)} more" in why
     assert judgeable("improve", facts(audit_wrong=0.1, unread_audit=needed), POLICY)[0]
