@@ -12,6 +12,7 @@ Example: python benchmarks/learning_curve.py --seeds 3 --page
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -221,7 +222,8 @@ def main(given: Sequence[str] | None = None) -> int:
     data, work, docs = asked.data.resolve(), asked.work.resolve(), asked.docs.resolve()
     os.chdir(ROOT)
     try:
-        rows = run(params_.load(ROOT, asked.set), data, asked, work)
+        with contextlib.redirect_stdout(sys.stderr):  # what trainings tell: --json prints one object
+            rows = run(params_.load(ROOT, asked.set), data, asked, work)
     except RetrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
