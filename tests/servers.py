@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import pytest
-from stores import POSTGRES
+from stores import POSTGRES, postgres
 
 from retrain import up
 from retrain.process import environment
@@ -21,15 +20,7 @@ from retrain.process import environment
 @contextlib.contextmanager
 def database() -> Iterator[str]:
     """The address of a new, empty database, as SQLAlchemy takes it; dropped at the end."""
-    import psycopg
-
-    try:
-        connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=5)
-    except psycopg.OperationalError as error:
-        first = str(error).partition("\n")[0]
-        pytest.fail(
-            f"no PostgreSQL answers for the tests ({first}): set RETRAIN_TEST_POSTGRES to postgresql://user@host:port/db"
-        )
+    connection = postgres()
     name = f"retrain_{uuid.uuid4().hex[:12]}"
     try:
         connection.execute(f"CREATE DATABASE {name}")

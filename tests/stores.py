@@ -12,18 +12,23 @@ import pytest
 POSTGRES = os.environ.get("RETRAIN_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
 
 
-@contextmanager
-def postgres_schema() -> Iterator[tuple[Any, str]]:
-    """(a psycopg connection, the name of a schema of its own), dropped at the end."""
+def postgres() -> Any:
+    """A psycopg connection to the tests' PostgreSQL; the test fails, with what to set, where none answers."""
     import psycopg
 
     try:
-        connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=5)
+        return psycopg.connect(POSTGRES, autocommit=True, connect_timeout=5)
     except psycopg.OperationalError as error:
         first = str(error).partition("\n")[0]
         pytest.fail(
             f"no PostgreSQL answers for the tests ({first}): set RETRAIN_TEST_POSTGRES to postgresql://user@host:port/db"
         )
+
+
+@contextmanager
+def postgres_schema() -> Iterator[tuple[Any, str]]:
+    """(a psycopg connection, the name of a schema of its own), dropped at the end."""
+    connection = postgres()
     name = f"retrain_{uuid.uuid4().hex[:12]}"
     try:
         connection.execute(f"CREATE SCHEMA {name}")
