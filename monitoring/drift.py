@@ -1,4 +1,4 @@
-"""The only Evidently file: a window against the champion's own traffic, by named distances with thresholds.
+"""With `drift_page` the only Evidently file: a window against the champion's own traffic, by named distances with thresholds.
 
 Numbers and categories are compared over all rows, counted in the engine and equal to Evidently's method of the same name
 (`counting`); text, novelty and topic on a sample of fixed size, drawn by hash. So no result depends on how busy the day was
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import ibis
 from pydantic import BaseModel, ConfigDict
 
-from monitoring import changes, counting, page, topics
+from monitoring import changes, counting, drift_page, topics
 from monitoring.counting import Kind, NotComparable, Side
 from monitoring.sources import Rows
+from monitoring.topics import DERIVED
 from retrain import params as params_
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SALT = "drift"
 INPUTS = ("prompt", "prompt_length", "prompt_tokens", "novelty", "topic")  # the rest is what the champion made of them
 SAME_TIME = "same time"  # a side: of the outputs' reference what lies at the window's time of the week
-DERIVED = ("novelty", "topic")  # of the sample's prompts
 NEARER = "the prompts are nearer to the reference than its own to one another: nothing is new"
 REQUIRED = ("prompt", "response")  # their absence is broken logging, whatever the reference has
 # compared as numbers by jensenshannon and psi too
@@ -111,7 +111,8 @@ def _measure(
     status = _status(columns, broken)
     report = DriftReport(status=status, rows=now.rows, missing=missing, broken=broken, columns=columns, changed=changed)
     if html is not None:
-        _write_html(report, kinds, samples, html)
+        pairs = {c.column: tuple(samples[key][c.column] for key in _compared(c.column)) for c in columns if c.value is not None}
+        drift_page.write(report, kinds, pairs, html)
     return report
 
 
@@ -228,7 +229,7 @@ def _column(
     samples: Samples,
     least: int,
 ) -> ColumnDrift:
-    before, now = (name, f"{name} now") if name in DERIVED else (_side(name), "current")
+    before, now = _compared(name)
     value, reason, threshold = None, None, rule.threshold
     try:
         if before not in sides:
@@ -259,6 +260,11 @@ def _column(
 def _nearer(samples: Samples) -> bool:
     """Whether the window's prompts lie no farther from the reference than its own do from one another."""
     return bool(samples["novelty now"]["novelty"].mean() <= samples["novelty"]["novelty"].mean())
+
+
+def _compared(name: str) -> tuple[str, str]:
+    """The two sides of a column: the reference's and the window's."""
+    return (name, f"{name} now") if name in DERIVED else (_side(name), "current")
 
 
 def _same_time_tells(name: str, threshold: float, sides: Mapping[str, Side]) -> bool:
@@ -299,87 +305,3 @@ def _status(columns: list[ColumnDrift], broken: list[str]) -> Any:
     if broken:
         return "logging_broken"
     return next((status for status in ("drift", "no_drift") if status in found), "not_computable")
-
-
-# --- Evidently's report of the sample
-
-
-def _write_html(report: DriftReport, kinds: Mapping[str, Kind], samples: Samples, html: Path) -> None:
-    """Evidently's page of the sample's distributions, under the figures of this report; no page where it can draw no column."""
-    drawn = [column for column in report.columns if column.value is not None]
-    try:
-        made = _snapshot(drawn, kinds, samples)
-    except Exception:  # Evidently loses a whole report to one column: what it cannot draw is left out
-        drawn = [column for column in drawn if _draws(column, kinds, samples)]
-        made = _snapshot(drawn, kinds, samples)
-    made.save_html(str(html))
-    html.write_text(page.packed(html.read_text("utf-8"), "Drift report", _summary(report)), "utf-8")
-
-
-def _draws(column: ColumnDrift, kinds: Mapping[str, Kind], samples: Samples) -> bool:
-    try:
-        _snapshot([column], kinds, samples)
-    except Exception:  # whatever it is, the column is not drawn, and its figure stands
-        return False
-    return True
-
-
-def _snapshot(columns: list[ColumnDrift], kinds: Mapping[str, Kind], samples: Samples) -> Any:
-    """Evidently's run over the sample; each column shows the distance that is already known, and is not computed again."""
-    import pandas as pd
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import ValueDrift
-
-    by_kind = {kind: [c.column for c in columns if kinds[c.column] == kind] for kind in ("text", "category", "number")}
-    definition = DataDefinition(
-        text_columns=by_kind["text"], categorical_columns=by_kind["category"], numerical_columns=by_kind["number"]
-    )
-    frames = []
-    for now in (True, False):
-        parts = {}
-        for name in (column.column for column in columns):
-            side = (f"{name} now" if now else name) if name in DERIVED else "current" if now else _side(name)
-            parts[name] = samples[side][name].reset_index(drop=True)
-        frames.append(Dataset.from_pandas(pd.DataFrame(parts), data_definition=definition))
-    metrics = [ValueDrift(column=c.column, method=_known(c), threshold=c.threshold) for c in columns]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Maximum number of iteration reached")
-        return Report(metrics).run(*frames)
-
-
-def _known(column: ColumnDrift) -> str:
-    """Name of a method, registered with Evidently, that gives the value of this column as it was found over all rows."""
-    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
-    from evidently.legacy.core import ColumnType
-
-    sampled = column.column in DERIVED or column.method == "abs_text_content_drift"
-    words = f"{column.how}, {'of the sample' if sampled else 'of all rows'}"
-    name, value, types = (
-        f"retrain {column.column}",
-        column.value,
-        [ColumnType.Numerical, ColumnType.Categorical, ColumnType.Text],
-    )
-    drifted = column.status == "drift"
-    register_stattest(StatTest(name, words, types, column.threshold), lambda _r, _c, _t, _limit: (value, drifted))
-    return name
-
-
-def _because(column: ColumnDrift) -> str:
-    return f" ({column.reason})" if column.reason else ""
-
-
-def _summary(report: DriftReport) -> list[str]:
-    """What stands above Evidently's charts: sentences."""
-    words = report.status.replace("_", " ")
-    return [
-        f"{report.rows:,} rows: {words}",
-        *(f"Logging broken: {alarm}" for alarm in report.broken),
-        *(f"Grew: {change.words}" for change in report.changed),
-        *(
-            f"{c.column} ({c.how}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}{_because(c)}"
-            if c.value is not None
-            else f"{c.column} ({c.method}): not computable, {c.reason}"
-            for c in sorted(report.columns, key=lambda c: ("drift", "no_drift", "not_computable").index(c.status))
-        ),
-        "Charts are of a sample; distances of numbers and categories are of all rows.",
-    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitoring import drift
+from monitoring import drift, drift_page
 from monitoring.sources import Rows
 from retrain import params as params_
 from retrain.records import read_examples, read_folder, read_jsonl
@@ -140,4 +140,4 @@ def test_prompts_that_are_nearer_than_usual_are_not_new(reference: pd.DataFrame)
     found = column(again, "novelty")
     assert (found.status, found.reason, again.status) == ("no_drift", drift.NEARER, "no_drift")
     assert found.value is not None and found.value > 0.2
-    assert drift.NEARER in " ".join(drift._summary(again))
+    assert drift.NEARER in " ".join(drift_page.summary(again))
