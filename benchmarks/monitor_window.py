@@ -135,11 +135,11 @@ def monitor(folder: Path) -> dict[str, Any]:
 
     from monitoring import drift, quality, sources
     from monitoring.windows import Window
-    from retrain import expectations, params
+    from retrain import expectations, params, sections
 
     imported = time.perf_counter()
     settings = params.load(ROOT).of(ADAPTER)
-    rules = settings.drift.model_copy(update={"columns": {n: params.DriftColumn(**rule) for n, rule in COLUMNS.items()}})
+    rules = settings.drift.model_copy(update={"columns": {n: sections.DriftColumn(**rule) for n, rule in COLUMNS.items()}})
     logs = settings.logs.model_copy(update={"uri": "*.parquet"})
     table = sources.open_logs(logs, root=folder, adapter=ADAPTER)
     window = Window(MIDDLE, END)

@@ -19,7 +19,7 @@ from monitoring import changes, counting, drift_page, topics
 from monitoring.counting import Kind, NotComparable, Side
 from monitoring.sources import Rows
 from monitoring.topics import DERIVED
-from retrain import params as params_
+from retrain import sections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def measure(
     reference_outputs: Rows | None,
     current: Rows,
     *,
-    drift: params_.Drift,
+    drift: sections.Drift,
     html: Path | None,
     sample: "pd.DataFrame | None" = None,
     same_time: Rows | None = None,
@@ -88,7 +88,7 @@ def measure(
 
 def _measure(
     sources: Mapping[str, Rows],
-    drift: params_.Drift,
+    drift: sections.Drift,
     html: Path | None,
     drawn: "pd.DataFrame | None",
     name_changes: bool,
@@ -116,7 +116,7 @@ def _measure(
     return report
 
 
-def kind_of(name: str, rule: params_.DriftColumn) -> Kind:
+def kind_of(name: str, rule: sections.DriftColumn) -> Kind:
     """As what a column is compared: by the method where that leaves no choice, else as params say, else by name."""
     if rule.method == "abs_text_content_drift":
         return "text"
@@ -129,7 +129,7 @@ def _side(name: str) -> str:
     return "inputs" if name in INPUTS else "outputs"
 
 
-def _asked(side: str, kinds: Mapping[str, Kind], drift: params_.Drift) -> dict[str, Kind]:
+def _asked(side: str, kinds: Mapping[str, Kind], drift: sections.Drift) -> dict[str, Kind]:
     """The logged columns that are read of a side; the prompt always, and of the window all that must not be missing."""
     if side == SAME_TIME:
         return {name: kind for name, kind in kinds.items() if drift.columns[name].weekly and kind == "category"}
@@ -223,7 +223,7 @@ def _add_derived(
 
 def _column(
     name: str,
-    rule: params_.DriftColumn,
+    rule: sections.DriftColumn,
     kind: Kind,
     sides: Mapping[str, Side],
     samples: Samples,

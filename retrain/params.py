@@ -3,7 +3,6 @@
 An unknown key, a wrong type or a contradiction raises ParamsError with path, value, the nearest known key and the fix.
 """
 
-import re
 from datetime import date
 from itertools import combinations
 from pathlib import Path
@@ -17,10 +16,8 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Budget, Judge, Promotion, Safety, Section, Serve, Synthesize
+from retrain.sections import Budget, Drift, Judge, Logs, Positive, Promotion, Safety, Section, Serve, Share, Synthesize, Window
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Suite = Literal["golden", "audit", "repair", "retained"]
 
@@ -86,69 +83,6 @@ class Adapter(Section):
         for name, path in (("prompt", self.prompt), ("output", self.output)):
             if path is not None and (not path.startswith("data/prompts/") or ".." in path):
                 raise ValueError(f"{name} is {path!r}, must lie in data/prompts/: dvc.yaml watches that folder for changes")
-        return self
-
-
-SERVED = "logs/.feedback/{adapter}"  # where `retrain serve` keeps what people told it: `logs.feedback: served`
-
-
-class Feedback(Section):
-    uri: str
-    columns: dict[str, str]
-
-
-class Logs(Section):
-    uri: str
-    preset: Literal["ours", "openai", "otel", "mlflow"]
-    timezone: str | None
-    columns: dict[str, str]
-    feedback: Feedback | Literal["served"] | None
-
-
-class Window(Section):
-    hours: Annotated[float, Field(gt=0)]
-    lateness_hours: Annotated[float, Field(ge=0)]
-    schedule: str
-
-
-class DriftColumn(Section):
-    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said.
-
-    `weekly` is the threshold against the same time of the reference's week; without it the whole reference is compared.
-    """
-
-    method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
-    threshold: Annotated[float, Field(gt=0)]
-    kind: Literal["number", "category"] | None = None
-    weekly: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _kind_fits(self) -> Self:
-        only = {"wasserstein": "number", "TVD": "category", "abs_text_content_drift": None}
-        if self.kind and self.kind != only.get(self.method, self.kind):
-            raise ValueError(f"method {self.method} is not for a {self.kind}: leave kind out, or use jensenshannon or psi")
-        if self.weekly and (self.method != "jensenshannon" or self.kind == "number"):
-            raise ValueError("weekly is for categories by jensenshannon: leave it out")
-        return self
-
-
-DRIFT_COLUMNS = (
-    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic"),
-    *("latency_ms", "confidence", "prompt_tokens", "completion_tokens", "model_version", "adapter"),
-)
-
-
-class Drift(Section):
-    min_rows: Positive
-    sample: Positive
-    missing_max: Share
-    columns: dict[str, DriftColumn]
-
-    @model_validator(mode="after")
-    def _columns_exist(self) -> Self:
-        for name in self.columns:
-            if name not in DRIFT_COLUMNS and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", name):
-                raise ValueError(f"columns.{name} is no column{nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
         return self
 
 

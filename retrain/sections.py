@@ -1,5 +1,6 @@
-"""Sections of params.yaml: models behind an address, synthesis, promotion; `params` has all the others."""
+"""Sections of params.yaml: the log and its drift, models behind an address, synthesis, promotion; `params` has the others."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -7,6 +8,8 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from retrain.overrides import nearest
 
 
 def _known_zone(name: str) -> str:
@@ -18,11 +21,76 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[str, AfterValidator(_known_zone)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SERVED = "logs/.feedback/{adapter}"  # where `retrain serve` keeps what people told it: `logs.feedback: served`
+
+
+class Feedback(Section):
+    uri: str
+    columns: dict[str, str]
+
+
+class Logs(Section):
+    uri: str
+    preset: Literal["ours", "openai", "otel", "mlflow"]
+    timezone: str | None
+    columns: dict[str, str]
+    feedback: Feedback | Literal["served"] | None
+
+
+class Window(Section):
+    hours: Annotated[float, Field(gt=0)]
+    lateness_hours: Annotated[float, Field(ge=0)]
+    schedule: str
+
+
+class DriftColumn(Section):
+    """`kind` is for what the method leaves open: a field of the metadata by jensenshannon or psi is a category unless said.
+
+    `weekly` is the threshold against the same time of the reference's week; without it the whole reference is compared.
+    """
+
+    method: Literal["abs_text_content_drift", "jensenshannon", "wasserstein", "psi", "TVD"]
+    threshold: Annotated[float, Field(gt=0)]
+    kind: Literal["number", "category"] | None = None
+    weekly: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        only = {"wasserstein": "number", "TVD": "category", "abs_text_content_drift": None}
+        if self.kind and self.kind != only.get(self.method, self.kind):
+            raise ValueError(f"method {self.method} is not for a {self.kind}: leave kind out, or use jensenshannon or psi")
+        if self.weekly and (self.method != "jensenshannon" or self.kind == "number"):
+            raise ValueError("weekly is for categories by jensenshannon: leave it out")
+        return self
+
+
+DRIFT_COLUMNS = (
+    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic"),
+    *("latency_ms", "confidence", "prompt_tokens", "completion_tokens", "model_version", "adapter"),
+)
+
+
+class Drift(Section):
+    min_rows: Positive
+    sample: Positive
+    missing_max: Share
+    columns: dict[str, DriftColumn]
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        for name in self.columns:
+            if name not in DRIFT_COLUMNS and not re.fullmatch(r"metadata(\.[A-Za-z0-9_-]+)+", name):
+                raise ValueError(f"columns.{name} is no column{nearest(name, DRIFT_COLUMNS)}, or metadata.<field>")
+        return self
 
 
 class Endpoint(Section):

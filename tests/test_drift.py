@@ -9,6 +9,7 @@ import pytest
 from monitoring import drift, drift_page
 from monitoring.sources import Rows
 from retrain import params as params_
+from retrain import sections
 from retrain.records import read_examples, read_folder, read_jsonl
 
 RULES = params_.load(".").of("support").drift
@@ -32,7 +33,7 @@ def measure(
     **columns: dict[str, object],
 ) -> drift.DriftReport:
     rules = (
-        RULES.model_copy(update={"columns": {n: params_.DriftColumn(**c) for n, c in columns.items()}}) if columns else RULES
+        RULES.model_copy(update={"columns": {n: sections.DriftColumn(**c) for n, c in columns.items()}}) if columns else RULES
     )
     rows = [None if side is None else Rows.of_frame(side) for side in (inputs, outputs, current)]
     return drift.measure(*rows, drift=rules, html=html)  # type: ignore[arg-type]
@@ -60,7 +61,7 @@ def test_answers_are_compared_with_those_of_the_same_time_of_the_week(
 ) -> None:
     monday = labels(MONDAY, rows, 1)
     week = pd.concat([monday, labels(SUNDAY, rows, 2)]).assign(request_id=range(2 * rows)).astype({"request_id": str})
-    columns = {"response": params_.DriftColumn(method="jensenshannon", threshold=0.15, weekly=0.065)}
+    columns = {"response": sections.DriftColumn(method="jensenshannon", threshold=0.15, weekly=0.065)}
     sides = [Rows.of_frame(side) for side in (week, labels(now, rows, 3), monday)]
     rules = RULES.model_copy(update={"columns": columns})
     report = drift.measure(sides[0], sides[0], sides[1], drift=rules, html=None, same_time=sides[2])

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from monitoring.sources import mapping
 from retrain.cli import app
-from retrain.params import Logs
+from retrain.sections import Logs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

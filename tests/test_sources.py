@@ -10,7 +10,7 @@ import pytest
 from monitoring.sources import LogTable, open_logs
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
-from retrain.params import Logs
+from retrain.sections import Logs
 
 DAY = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 NONE = dict.fromkeys(("read", "used", "duplicates", "quarantined", "late", "outside", "tails"), 0)

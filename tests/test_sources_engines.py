@@ -19,8 +19,9 @@ from monitoring.selection import Selector
 from monitoring.sources import COLUMNS, LogTable, open_logs
 from monitoring.windows import Window
 from retrain import params as params_
+from retrain import sections
 from retrain.errors import DataError, ParamsError
-from retrain.params import Feedback, Logs
+from retrain.sections import Feedback, Logs
 
 DAY = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 NIGHT = Window(DAY.start, DAY.start + timedelta(hours=6))
@@ -213,7 +214,7 @@ def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str,
     """The second day against the first: distances, quality, and from these the violations and the decision."""
     params = params_.load(".").of("support")
     rules = {"response": {"method": "TVD"}, "latency_ms": {"method": "wasserstein"}, "prompt_length": {"method": "psi"}}
-    columns = {name: params_.DriftColumn(threshold=0.2, **rule) for name, rule in rules.items()}
+    columns = {name: sections.DriftColumn(threshold=0.2, **rule) for name, rule in rules.items()}
     second = Window(DAY.end, DAY.end + DAY.length)
     made: dict[str, dict[str, Any]] = {}
     for name, logs in stores.items():

@@ -15,7 +15,7 @@ import pytest
 from monitoring.sources import COLUMNS, LogTable, Rows, open_logs
 from monitoring.windows import Window
 from retrain.errors import DataError, ParamsError
-from retrain.params import Feedback, Logs
+from retrain.sections import Feedback, Logs
 
 DAY = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 TEN = datetime(2026, 3, 1, 10, tzinfo=UTC)

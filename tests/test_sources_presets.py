@@ -12,7 +12,7 @@ import pytest
 
 from monitoring.sources import LogTable, open_logs
 from monitoring.windows import Window
-from retrain.params import Feedback, Logs
+from retrain.sections import Feedback, Logs
 
 DAY = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 AT = 1772359200  # 2026-03-01T10:00:00Z

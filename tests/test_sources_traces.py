@@ -11,8 +11,9 @@ import pytest
 from monitoring.sources import LogTable, open_logs
 from monitoring.windows import Window
 from retrain.errors import DataError
-from retrain.params import Logs, Mlflow
+from retrain.params import Mlflow
 from retrain.registry import Registry
+from retrain.sections import Logs
 
 AROUND = Window(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC) + timedelta(days=1))
 ANSWER = {"model": "support-v1", "choices": [{"message": {"role": "assistant", "content": "cancel_order"}}]}

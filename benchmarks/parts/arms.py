@@ -1,4 +1,4 @@
-"""The arms of `train_throughput.py`: each returns the model, the clock of its steps, the tokens that went through, the dtype."""
+"""The arms of `train_throughput.py`: each returns the model, the clock of its steps, tokens gone through, dtype."""
 
 import tempfile
 import time

@@ -24,7 +24,7 @@ from monitoring.sources.rows import RAW, BadRow, Privacy, Rows, Source
 from monitoring.sources.table import Counts, LogTable
 from monitoring.sources.traces import TRACES, export
 from retrain.errors import ParamsError
-from retrain.params import SERVED, Feedback, Logs
+from retrain.sections import SERVED, Feedback, Logs
 
 __all__ = ["COLUMNS", "RAW", "TYPES", "BadRow", "Counts", "LogTable", "Privacy", "Rows", "md5", "open_logs"]
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from retrain.errors import ParamsError
-from retrain.params import Feedback, Logs
+from retrain.sections import Feedback, Logs
 
 TIMES = ("timestamp", "feedback_at", "ended_at")
 IDS = ("request_id", "adapter", "model_version", "user_id", "conversation_id")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring.failures import drawn
 from retrain.errors import RequestRefused
-from retrain.params import SERVED
+from retrain.sections import SERVED
 from retrain.serving.journal import Table
 from retrain.serving.logs import Logs
 from retrain.serving.protocol import time_of_id

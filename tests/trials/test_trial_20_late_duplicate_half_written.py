@@ -9,7 +9,7 @@ from typing import Any
 
 from monitoring.sources import LogTable, open_logs
 from monitoring.windows import Window
-from retrain.params import Logs
+from retrain.sections import Logs
 
 FIRST = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 SECOND = Window(FIRST.end, FIRST.end + FIRST.length)

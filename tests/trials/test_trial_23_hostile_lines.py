@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from monitoring.sources import open_logs
 from monitoring.windows import Window
-from retrain.params import Logs
+from retrain.sections import Logs
 
 day = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
 params = Logs(uri="*.jsonl", preset="ours", timezone=None, columns={}, feedback=None)
