@@ -1,6 +1,5 @@
 """Stage `base`: fetch a base model, check it, unpack it to safetensors; and the one place that loads it.  [torch]"""
 
-import json
 import math
 import os
 import shutil
@@ -196,11 +195,16 @@ def memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def computes(device: str, kept: str) -> str:
+    """In what a base that is kept so computes: on a CPU bitsandbytes dequantises NF4 to fp32."""
+    return "fp32" if kept == "fp32" or (kept == "nf4" and device == "cpu") else "bf16"
+
+
 def matrix_flops(device: str, kept: str) -> float:
     """FLOP/s of a square matrix product, looked at for a moment: for an estimate that a person reads, it decides nothing."""
     import torch
 
-    dtype = torch.float32 if kept == "fp32" or (kept == "nf4" and device == "cpu") else torch.bfloat16
+    dtype = torch.float32 if computes(device, kept) == "fp32" else torch.bfloat16
     size = 512 if device == "cpu" else 4096
     one = torch.randn(size, size, dtype=dtype, device=device)
     took = []
@@ -213,11 +217,12 @@ def matrix_flops(device: str, kept: str) -> float:
 
 def shapes(folder: Path) -> dict[str, list[int]]:
     """Shape of each weight of an unpacked base, from the headers of its files: nothing is loaded."""
+    from safetensors import safe_open
+
     found: dict[str, list[int]] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        found |= {name: told["shape"] for name, told in header.items() if name != "__metadata__"}
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
     return found
 
 

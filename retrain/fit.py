@@ -65,7 +65,7 @@ def plan(
     inner = sum(math.prod(shape) for name, shape in matrices.items() if not _outer(name))
     outer = sum(math.prod(shape) for shape in shapes.values()) - inner
     trained = sum(settings.r * sum(shape) for name, shape in matrices.items() if _targeted(name, settings.targets))
-    dense = base.WIDTH["bf16" if lies.kept == "nf4" else lies.kept]
+    dense = base.WIDTH[base.computes(device, lies.kept)]
     fixed = {
         "base": round(inner * base.WIDTH[lies.kept] + outer * dense),
         "adapter and optimizer": trained * STATE,

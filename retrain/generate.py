@@ -59,23 +59,25 @@ class Model:
             self.model, self.run = self.model.unload(), None
         if adapter is None:
             return
-        self.digest = train_.verify(adapter)
-        self.run = read_json(adapter / "run.json")
-        self._attach(adapter)
+        digest, run = train_.verify(adapter), read_json(adapter / "run.json")
+        self._attach(adapter, run)
+        self.digest, self.run = digest, run
 
-    def _attach(self, adapter: Path) -> None:
+    def _attach(self, adapter: Path, run: Mapping[str, Any]) -> None:
         from peft import PeftModel
 
         found = base.digest(self.base_folder)
-        if self.run and self.run["base_digest"] != found:
-            told = f"was trained on base {self.run['base_digest'][:12]}, {self.base_folder} is {found[:12]}"
+        if run["base_digest"] != found:
+            told = f"was trained on base {run['base_digest'][:12]}, {self.base_folder} is {found[:12]}"
             raise IntegrityError(f"{adapter} {told}")
-        self.model = PeftModel.from_pretrained(self.model, str(adapter), is_trainable=False).eval()
-        for name, parameter in self.model.named_parameters():
-            if "lora_" in name:
-                if not parameter.isfinite().all():
-                    raise IntegrityError(f"{adapter} has weights that are not finite ({name}): train it again")
-                parameter.data = parameter.data.to(self.model.dtype)
+        attached = PeftModel.from_pretrained(self.model, str(adapter), is_trainable=False).eval()
+        learned = {name: parameter for name, parameter in attached.named_parameters() if "lora_" in name}
+        if bad := next((name for name, parameter in learned.items() if not parameter.isfinite().all()), None):
+            attached.unload()
+            raise IntegrityError(f"{adapter} has weights that are not finite ({bad}): train it again")
+        for parameter in learned.values():
+            parameter.data = parameter.data.to(attached.dtype)
+        self.model = attached
         if self.fuse:
             fused.fuse(self.model)
 

@@ -24,11 +24,14 @@ class Meter:
 
             torch.cuda.reset_peak_memory_stats()
 
-    def stop(self, path: Path, **counts: int) -> None:
-        """Write what was spent to path; counts: tokens and the like."""
+    def stop(self, path: Path, *, earlier: float = 0.0, **counts: int) -> None:
+        """Write what was spent to path; earlier: seconds of processes that this one went on from; counts: tokens and the like.
+
+        Nobody counted the energy of those.
+        """
         now = _joules(self.device)
-        spent = None if now is None or self.joules is None or now < self.joules else round(now - self.joules, 1)
-        seconds = round(time.monotonic() - self.began, 1)
+        spent = None if now is None or self.joules is None or now < self.joules or earlier else round(now - self.joules, 1)
+        seconds = round(earlier + time.monotonic() - self.began, 1)
         told = {"device": self.device, "device_seconds": seconds, "peak_bytes": _peak(self.device), "joules": spent, **counts}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"schema": 1, **told})

@@ -29,10 +29,12 @@ ENDED = 143  # exit code of a process that SIGTERM ended
 
 @dataclass(frozen=True)
 class Trained:
-    """The loss of each step, and how many rows went through the model at once in the end."""
+    """The loss of each step, how many rows went through the model at once in the end, and the seconds that steps before a
+    resume took."""
 
     losses: list[float]
     at_once: int
+    earlier: float
 
 
 def batches(data: Sequence[packing.Tokens], size: int, seed: int, epoch: int) -> Iterator[list[int]]:
@@ -105,6 +107,7 @@ def run(
     model.train()  # before anything goes through it: in eval mode bitsandbytes repacks NF4 on a CPU, and gradients are lost
     forward = _Forward(model, pad, device, can_pack(model, data[: settings.batch], pad, device), at_once)
     rows = _resumed(saved, weights, optimizer)
+    earlier = sum(row.get("seconds", 0.0) for row in rows)
     if rows:
         print(f"goes on after step {len(rows)} of {total}, from a checkpoint of this very run")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +118,7 @@ def run(
         for step, batch in enumerate(order, 1):
             if step <= len(rows):
                 continue
+            began = time.monotonic()
             where = f"at step {step} of {total}, on rows {', '.join(names[i] for i in batch)}"
             value = forward.backward([data[i] for i in batch], where)
             norm = torch.nn.utils.clip_grad_norm_(weights, 1.0).item()
@@ -127,7 +131,7 @@ def run(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             row = {"step": step, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm, "learning_rate": rate}
-            rows.append({**row, "of": total})
+            rows.append({**row, "seconds": round(time.monotonic() - began, 3), "of": total})
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
             bar.update()
@@ -138,7 +142,7 @@ def run(
             if ending.is_set():
                 print(f"ended by SIGTERM after step {step} of {total}: the same command goes on from there", flush=True)
                 raise SystemExit(ENDED)
-    return Trained([row["loss"] for row in rows], forward.at_once)
+    return Trained([row["loss"] for row in rows], forward.at_once, earlier)
 
 
 @dataclass

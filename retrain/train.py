@@ -56,7 +56,7 @@ def train(
         base_folder, settings, lies, data, device=device, cut=_cut(data, settings.max_length), has=base.memory(device),
         flops=base.matrix_flops(device, lies.kept),
     )  # fmt: skip
-    print(planned.told(), flush=True)
+    print(f"{planned.told()}; the base: {lies.why}", flush=True)
     random.seed(params.seed)
     torch.manual_seed(params.seed)
     model, _ = base.load(base_folder, device, lies)
@@ -77,7 +77,6 @@ def train(
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
         "residency": lies.kept,
-        "residency_why": lies.why,
     }
     saved = Checkpoints.of(home, {**run, "order": [row.id for row in rows], "torch": torch.__version__})
     made = steps.run(
@@ -88,9 +87,8 @@ def train(
     final = made.losses[-5:]
     run |= {"steps": len(made.losses), "at_once": made.at_once, "final_loss": round(sum(final) / len(final), 4)}
     _publish(model, run, rows, contamination.Likeness.of(params.prepare.near, spec), target)
-    meter.stop(
-        cost_file(log), tokens=settings.epochs * planned.tokens, supervised=settings.epochs * sum(len(c) for _, c in data)
-    )
+    learned = settings.epochs * sum(len(c) for _, c in data)
+    meter.stop(cost_file(log), earlier=made.earlier, tokens=settings.epochs * planned.tokens, supervised=learned)
     saved.drop()
 
 

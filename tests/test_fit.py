@@ -37,6 +37,14 @@ def test_weights_trained_weights_tokens_and_time_are_counted(tiny: Path) -> None
     assert "rows at once; 16 rows" in found.told()
 
 
+def test_a_base_in_nf4_computes_in_fp32_on_a_cpu_and_that_is_what_its_rows_take(tiny: Path) -> None:
+    settings = params_.load(training.ROOT).of("support").train
+    given = {"device": "cpu", "cut": 0, "has": 10**9, "flops": 1e9}
+    nf4 = fit.plan(tiny, settings, base.Residency(True, "nf4", ""), ROWS, **given)
+    assert nf4.memory["micro-batch"] == planned(tiny, 10**9).memory["micro-batch"]
+    assert nf4.memory["base"] < planned(tiny, 10**9).memory["base"]
+
+
 def test_the_micro_batch_is_what_fits_and_nothing_that_fits_is_refused_with_the_numbers(tiny: Path) -> None:
     whole = planned(tiny, 10**9)
     fixed = whole.memory["base"] + whole.memory["adapter and optimizer"]

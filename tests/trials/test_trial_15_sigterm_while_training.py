@@ -1,10 +1,13 @@
 """Trial 15: SIGTERM while a training runs: a checkpoint, and the same command goes on to the same last step and bytes."""
 
+import json
 import signal
 import time
 from pathlib import Path
 
 import training
+
+from retrain.records import read_json
 
 
 def test_a_training_ended_by_sigterm_goes_on_to_the_same_losses_and_bytes(tiny: Path, tmp_path: Path) -> None:
@@ -29,4 +32,6 @@ def test_a_training_ended_by_sigterm_goes_on_to_the_same_losses_and_bytes(tiny: 
     assert training.run(tiny, folder) == whole
     assert training.losses(folder) == training.losses(tmp_path / "whole")
     assert len(training.losses(folder)) == training.STEPS
+    spent = sum(json.loads(line)["seconds"] for line in log.read_text().splitlines())
+    assert read_json(folder / "log.cost.json")["device_seconds"] >= round(spent, 1)  # of both processes
     assert training.checkpoints(folder) == []  # of no use any more
