@@ -51,7 +51,7 @@ def one(arm: str, asked: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(asked.threads)
     work = Work(asked)
     told = {"arm": arm, "device": asked.device, "shape": asked.shape, "data": Path(asked.data).name, "rows": len(work.data),
-            "asked": asked.rows, "seed": asked.seed, "epochs": asked.epochs,
+            "asked": call(asked), "epochs": asked.epochs,
             "batch": work.settings.batch, "threads": torch.get_num_threads()}  # fmt: skip
     try:
         made = RUN[arm](work)
@@ -89,9 +89,7 @@ def turns(asked: argparse.Namespace) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if asked.append and asked.append.exists():
         known = [json.loads(line) for line in asked.append.read_text("utf-8").splitlines()]
-        wanted = {"device": asked.device, "shape": asked.shape, "data": Path(asked.data).name, "asked": asked.rows}
-        wanted |= {"seed": asked.seed, "epochs": asked.epochs, "threads": asked.threads or os.cpu_count() or 1}
-        found = [row for row in known if wanted.items() <= row.items()]
+        found = [row for row in known if row["asked"] == call(asked) and "not_here" not in row]
     for turn in range(asked.rounds):
         for arm in sorted(asked.arms, key=ARMS.index):
             if sum(row["arm"] == arm for row in found) > turn:
@@ -104,6 +102,12 @@ def turns(asked: argparse.Namespace) -> list[dict[str, Any]]:
     ran = [row for row in found if row["arm"] in asked.arms]
     best = {arm: max((r for r in ran if r["arm"] == arm), key=lambda r: r.get("tokens_per_second", 0)) for arm in asked.arms}
     return [best[arm] for arm in sorted(best)]
+
+
+def call(asked: argparse.Namespace) -> list[Any]:
+    """What two calls must share for a result of one to be the other's."""
+    data = Path(asked.data).name
+    return [asked.device, asked.shape, data, asked.rows, asked.epochs, asked.seed, asked.threads]
 
 
 def child(arm: str) -> dict[str, Any]:
