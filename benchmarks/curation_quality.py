@@ -17,7 +17,7 @@ rows of a small company, no user ids, and new intents, of which 40 rows each wer
 Personal data: planted by kind, recall and precision (benchmarks/personal_data.py).
 
 Copies: suite rows that come back changed, and rows of other people, by the hash of `prepare`, by retrain/copies.py and by
-sentence vectors (benchmarks/near_copies.py).
+sentence vectors (benchmarks/parts/near_copies.py).
 
 The text is that of the adapter `support`, or with --data the intents of a train.csv (12 known with 25 rows each, 4 new).
 """
@@ -39,8 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import near_copies  # noqa: E402
-import personal_data  # noqa: E402
+from parts import near_copies, personal_data  # noqa: E402
 
 from retrain import params as params_  # noqa: E402
 from retrain.poisoning import Case, suspects  # noqa: E402

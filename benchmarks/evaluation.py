@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,25 +22,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from parts import texts  # noqa: E402
+from parts import models, texts  # noqa: E402
 
-from retrain import base, train  # noqa: E402
+from retrain import base  # noqa: E402
 from retrain import params as params_  # noqa: E402
+from retrain.answers import right  # noqa: E402
 from retrain.generate import Model  # noqa: E402
-from retrain.records import dumps, rows_digest, text_digest  # noqa: E402
 
 TASKS = {"classification": "support", "generation": "orders"}
-
-
-def adapter_of(text: texts.Text, params: params_.Params, folder: Path) -> Path:
-    """An adapter on these rows, trained where it is not there yet."""
-    key = text_digest(dumps([params.train.model_dump(mode="json"), rows_digest(text.rows), base.digest(folder)]))[:12]
-    target = ROOT / ".retrain" / "bench" / f"{text.adapter}-{key}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            log = Path(scratch) / "log.jsonl"
-            train.train(text.rows, text.adapter, params, folder, target, log, home=Path(scratch))
-    return target
 
 
 def plain(model: Any, tokenizer: Any, ids: Sequence[list[int]], *, labels: Sequence[list[int]], most: int, batch: int,
@@ -95,7 +83,7 @@ def measured(task: str, asked: argparse.Namespace, folder: Path) -> dict[str, An
     changed = {"device": asked.device, "base_residency": asked.residency, "epochs": asked.epochs}
     params = params.model_copy(update={"train": params.train.model_copy(update=changed)})
     text = texts.read(name, rows=asked.train, held=asked.rows, seed=1)
-    adapter = adapter_of(text, params, folder)
+    adapter = models.adapter_of(text, params, folder)
     model = Model(folder, device=asked.device, adapter=adapter)
     other = Model(folder, device=asked.device, adapter=adapter, fuse=False).model  # as peft leaves it
     template = model.template(text.system, params.train.max_length)
@@ -118,7 +106,7 @@ def measured(task: str, asked: argparse.Namespace, folder: Path) -> dict[str, An
         for arm, work in (("plain", theirs), ("ours", ours)):
             said[arm], took = seconds(work, asked.device, torch.get_num_threads())
             best[arm] = min(best[arm], took)
-    rows = len(questions)
+    rows, schema = len(questions), None if text.labels else {"type": "object"}
     return {
         "rows": rows,
         "batch": batch,
@@ -127,7 +115,9 @@ def measured(task: str, asked: argparse.Namespace, folder: Path) -> dict[str, An
         "plain_per_second": round(rows / best["plain"], 2),
         "times": round(best["plain"] / best["ours"], 2),
         "same": round(sum(a == b for a, b in zip(said["ours"], said["plain"], strict=True)) / rows, 4),
-        "right": round(sum(a == row.answer for a, row in zip(said["ours"], text.held, strict=True)) / rows, 4),
+        "right": round(
+            sum(bool(right(a, row.answer, schema)) for a, row in zip(said["ours"], text.held, strict=True)) / rows, 4
+        ),
     }
 
 
@@ -150,9 +140,7 @@ def main() -> None:
 
     torch.set_num_threads(asked.threads or os.cpu_count() or 1)
     os.chdir(ROOT)
-    folder = ROOT / "out/base/smollm2"
-    if not folder.exists():
-        base.make("smollm2", params_.load(ROOT).bases["smollm2"], folder)
+    folder = models.smollm2()
     found = {task: measured(task, asked, folder) for task in asked.tasks}
     if asked.json:
         print(json.dumps({"schema": 1, "device": asked.device, "threads": torch.get_num_threads(), **found}, indent=2))

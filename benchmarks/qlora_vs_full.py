@@ -5,7 +5,8 @@
 Each method's learning rate is chosen once, among three, on validation rows of `support`. Data sets: `support`, with --data the
 first 16 intents of a folder with train.csv and test.csv, with --orders the adapter `orders`. `exact`: share of held-out rows
 that are answered rightly. `forgot`: share of the general questions of QUESTIONS that the base answers rightly and the trained
-model does not. Each run is a line of --work/results.jsonl as soon as it is known; one that is there is not made again: a call
+model does not. `peak_mb`: weights, gradients and moments, counted; activations come on top. Each run is a line of
+--work/results.jsonl as soon as it is known; one that is there is not made again: a call
 that was cut off goes on where it was; --budget ends a call after the run that crosses it, and says what is missing.
 
 Example: python benchmarks/qlora_vs_full.py --data ../shared/data/banking77 --json
@@ -13,6 +14,7 @@ Example: python benchmarks/qlora_vs_full.py --data ../shared/data/banking77 --js
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from parts import texts  # noqa: E402
+from parts import models, texts  # noqa: E402
 
 from retrain import base, prompts, steps, train  # noqa: E402
 from retrain import params as params_  # noqa: E402
@@ -35,6 +37,7 @@ from retrain.generate import Model  # noqa: E402
 from retrain.records import Example, Message, dumps, read_jsonl, text_digest  # noqa: E402
 
 RATES = {"full": (1e-5, 3e-5, 1e-4), "lora": (2e-4, 5e-4, 1e-3), "qlora": (2e-4, 5e-4, 1e-3)}
+NEVER = 10**9  # steps: nothing is saved while it is timed
 CHOSEN_ON, VALIDATED = "support", 60  # rows that choose a rate and judge nothing
 QUESTIONS = (
     ("What is the capital of France?", "paris"), ("What is the capital of Italy?", "rome"),
@@ -55,9 +58,7 @@ class Bench:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self.asked, self.params = asked, params_.load(ROOT)
-        self.folder = ROOT / "out/base/smollm2"
-        if not self.folder.exists():
-            base.make("smollm2", self.params.bases["smollm2"], self.folder)
+        self.folder = models.smollm2()
         self.results = asked.work / "results.jsonl"
         asked.work.mkdir(parents=True, exist_ok=True)
         self.known = {row["key"]: row for row in read_jsonl(self.results)} if self.results.exists() else {}
@@ -83,7 +84,8 @@ class Bench:
         text = texts.read(data, rows=self.asked.rows + VALIDATED, held=self.asked.held, seed=seed)
         rows, checked = text.rows[VALIDATED:], text.rows[:VALIDATED]
         began = time.monotonic()
-        settings = self.params.of(text.adapter).train.model_copy(update={"epochs": self.asked.epochs, "learning_rate": rate})
+        changed = {"epochs": self.asked.epochs, "learning_rate": rate, "checkpoint_steps": NEVER}
+        settings = self.params.of(text.adapter).train.model_copy(update=changed)
         model, trained, memory = self._trained(rows, text, settings, method, seed)
         seconds = time.monotonic() - began
         judges = checked if what == "rate" else text.held
@@ -95,10 +97,10 @@ class Bench:
     def _trained(
         self, rows: Sequence[Example], text: texts.Text, settings: params_.Train, method: str, seed: int
     ) -> tuple[Model, float, int]:
-        """(model, share of weights that trained, peak memory of weights, gradients and optimizer in MB)."""
+        """(model, share of weights that trained, memory in MB as `peak_mb` has it)."""
         import torch
 
-        kept = {"full": "fp32", "lora": "auto", "qlora": "auto"}[method]
+        kept = {"full": "fp32", "lora": "auto", "qlora": "nf4"}[method]
         how = {"method": "qlora" if method == "qlora" else "lora", "base_residency": kept}
         asker = Model(self.folder, device="cpu", train=how)
         model = asker.model
@@ -118,7 +120,8 @@ class Bench:
         counts = [(p.numel(), p.element_size(), p.requires_grad) for p in model.parameters()]
         trained = sum(n for n, _, learns in counts if learns)
         held = sum(n * (size + 3 * size * learns) for n, size, learns in counts)  # gradient and two moments
-        return asker, trained / sum(n for n, _, _ in counts), round(held / 1e6)
+        whole = sum(math.prod(shape) for shape in base.shapes(self.folder).values())  # NF4 packs two weights into a byte
+        return asker, trained / (whole if method == "full" else whole + trained), round(held / 1e6)
 
     def _exact(self, model: Model, text: texts.Text, rows: Sequence[Example]) -> float:
         params = self.params.of(text.adapter)
@@ -209,6 +212,8 @@ def main() -> None:
                     f"{name:12} {method:6} exact {shown}; forgot {row['forgot']:.1%}; {row['trainable_share']:.2%} trained; "
                     f"{row['peak_mb']:.0f} MB; {row['seconds']:.0f} s"
                 )
+    if not found:
+        print("nothing is known yet: the budget went into choosing the rates", file=sys.stderr)
     if bench.left:
         print(f"not run yet, call again: {'; '.join(bench.left)}", file=sys.stderr)
 

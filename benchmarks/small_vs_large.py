@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,27 +23,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from parts import texts  # noqa: E402
+from parts import models, texts  # noqa: E402
 
-from retrain import base, sections, train  # noqa: E402
+from retrain import base, sections  # noqa: E402
 from retrain import params as params_  # noqa: E402
 from retrain.answers import right  # noqa: E402
 from retrain.generate import Model  # noqa: E402
-from retrain.records import Example, Message, dumps, rows_digest, text_digest  # noqa: E402
+from retrain.records import Example, Message  # noqa: E402
 
 Said = tuple[str, float, int, int]  # answer, seconds, tokens in, tokens out
-
-
-def specialist(text: texts.Text, params: params_.Params, folder: Path, asked: argparse.Namespace) -> Path:
-    """The adapter that is given, or one trained on the rows and kept under .retrain."""
-    if asked.adapter:
-        return Path(asked.adapter)
-    key = text_digest(dumps([params.train.model_dump(mode="json"), rows_digest(text.rows), base.digest(folder)]))[:12]
-    target = ROOT / ".retrain" / "bench" / f"{text.adapter}-{key}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            train.train(text.rows, text.adapter, params, folder, target, Path(scratch) / "log.jsonl", home=Path(scratch))
-    return target
 
 
 def shown(system: str, rows: Sequence[Example], shots: int) -> str:
@@ -108,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="orders")
     parser.add_argument("--adapter", help="an adapter's folder")
-    parser.add_argument("--base", type=Path, help="the unpacked base that is prompted")
+    parser.add_argument("--base", help="the unpacked base that is prompted")
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 5, 20])
     parser.add_argument("--rows", type=int, default=100, help="that the specialist learns")
     parser.add_argument("--held", type=int, default=12, help="rows that are asked")
@@ -123,19 +110,20 @@ def main() -> None:
     asked = parser.parse_args()
     if min(asked.rows, asked.held, asked.epochs) < 1 or min(asked.shots) < 0 or bool(asked.url) != bool(asked.model):
         parser.error("--rows, --held and --epochs are at least 1, --shots at least 0; --url and --model belong together")
+    for name in ("adapter", "base", "data"):  # folders, as they are seen from where this was called
+        if (given := getattr(asked, name)) and Path(given).is_dir():
+            setattr(asked, name, str(Path(given).resolve()))
     os.chdir(ROOT)
     base.quiet()
-    params, folder = params_.load(ROOT), ROOT / "out/base/smollm2"
-    if not folder.exists():
-        base.make("smollm2", params.bases["smollm2"], folder)
+    params, folder = params_.load(ROOT), models.smollm2()
     text = texts.read(asked.data, rows=asked.rows, held=asked.held, seed=1)
     params = params.of(text.adapter)
     params = params.model_copy(update={"train": params.train.model_copy(update={"epochs": asked.epochs})})
-    adapter = specialist(text, params, folder, asked)
+    adapter = Path(asked.adapter) if asked.adapter else models.adapter_of(text, params, folder)
     model = Model(folder, device=params.train.device, adapter=adapter)
     found = {"specialist": told(local(model, text, text.system, params, params.train.max_length), text, asked, priced=False)}
     if asked.base:
-        model = Model(asked.base, device=params.train.device)
+        model = Model(Path(asked.base), device=params.train.device)
     else:
         model.use(None)
     for shots in asked.shots:

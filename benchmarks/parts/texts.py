@@ -28,7 +28,7 @@ def read(name: str, *, rows: int, held: int, seed: int) -> Text:
     """At most so many rows that train and that are held out, in an order that the seed makes; SystemExit where none are."""
     folder = Path(name)
     if folder.is_dir():
-        adapter, taught, judges = "support", _csv(folder / "train.csv"), _csv(folder / "test.csv")
+        adapter, taught, judges = "support", from_csv(folder / "train.csv"), from_csv(folder / "test.csv")
         names = sorted({row.answer for row in taught})
         random.Random(seed).shuffle(names)
         chosen = set(names[:INTENTS])
@@ -50,7 +50,8 @@ def read(name: str, *, rows: int, held: int, seed: int) -> Text:
     return Text(adapter, taught[:rows], [row for row in judges if not labels or row.answer in labels][:held], labels, system)
 
 
-def _csv(path: Path) -> list[Example]:
+def from_csv(path: Path) -> list[Example]:
+    """Rows of a file with the columns text and category, each question once; SystemExit where it is none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [Example.of(row["text"].strip(), row["category"].strip(), source="seed") for row in csv.DictReader(file)]

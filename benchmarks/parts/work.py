@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parts import texts
+from parts import models, texts
 from retrain import base, packing, prompts, steps, train
 from retrain import params as params_
 
@@ -42,10 +42,7 @@ def random_rows(name: str, n: int, seed: int) -> list[Tokens]:
 def base_of(shape: str) -> Path:
     """The unpacked base of the workspace, or one of random weights under .retrain, made once."""
     if shape == "smollm2":
-        folder = ROOT / "out/base/smollm2"
-        if not folder.exists():
-            base.make("smollm2", params_.load(ROOT).bases["smollm2"], folder)
-        return folder
+        return models.smollm2()
     folder = ROOT / ".retrain/shapes" / shape
     if not folder.exists():
         import torch
@@ -55,7 +52,7 @@ def base_of(shape: str) -> Path:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, eos_token_id=2, pad_token_id=0))
         torch.set_default_dtype(torch.float32)
-        base.tokenizer(base_of("smollm2")).save_pretrained(folder)
+        base.tokenizer(models.smollm2()).save_pretrained(folder)
         model.save_pretrained(folder)
     return folder
 

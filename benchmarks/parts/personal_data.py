@@ -1,7 +1,7 @@
 # ruff: noqa: E501 (tables of makers, one a line)
 """Planted personal data: what of it the scrubber finds, by kind, and what it takes for personal data that is none.
 
-    python benchmarks/personal_data.py [--rows 200] [--data DIR] [--json]
+    python benchmarks/parts/personal_data.py [--rows 200] [--data DIR] [--json]
 
 Values are made by chance, each kind in the ways in which people write it, and put into sentences, into JSON, and into JSON inside
 a string. Recall: the share of values of which nothing is left. Precision: of the placeholders of a kind, those that stand for a
@@ -10,7 +10,6 @@ text that ships. --data: the texts of a train.csv too.
 """
 
 import argparse
-import csv
 import json
 import random
 import re
@@ -21,9 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from parts import texts  # noqa: E402
 from retrain import params as params_  # noqa: E402
 from retrain.records import read_jsonl  # noqa: E402
 from retrain.scrub import Scrubber  # noqa: E402
@@ -144,8 +144,8 @@ def measured(scrubber: Scrubber, rows: int, rng: random.Random) -> dict[str, Any
     right, all_ = Counter[str](), Counter[str]()
     for name, make in {**PERSONAL, **SECRETS}.items():
         values = [make(rng) for _ in range(rows)]
-        texts = [planted(value, rng) for value in values]
-        found = [leaf(str((one.row or {})["text"])) for one in scrubber({"text": text} for text in texts)]
+        sentences = [planted(value, rng) for value in values]
+        found = [leaf(str((one.row or {})["text"])) for one in scrubber({"text": text} for text in sentences)]
         hidden = [
             found_ for pattern in [WHOSE.get(name)] for found_ in (re.search(pattern, v)[1] if pattern else v for v in values)
         ]  # type: ignore[index]
@@ -162,8 +162,8 @@ def nobodys(scrubber: Scrubber, rows: int, rng: random.Random) -> dict[str, dict
     """Of each shape the share of rows that changed, by the kind it was taken for."""
     found: dict[str, dict[str, float]] = {}
     for name, make in NOBODYS.items():
-        texts = [planted(make(rng), rng) for _ in range(rows)]
-        kinds = Counter(kind for one in scrubber({"text": text} for text in texts) for kind in one.found)
+        sentences = [planted(make(rng), rng) for _ in range(rows)]
+        kinds = Counter(kind for one in scrubber({"text": text} for text in sentences) for kind in one.found)
         found[name] = {kind: n / rows for kind, n in kinds.most_common()}
     return found
 
@@ -179,8 +179,7 @@ def shipped(data: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             yield str(path.relative_to(ROOT)), asked
     if data is not None:
         for name in ("train.csv", "test.csv"):
-            with (data / name).open(encoding="utf-8", newline="") as file:
-                yield f"{data.name}/{name}", [{"text": row["text"]} for row in csv.DictReader(file)]
+            yield f"{data.name}/{name}", [{"text": row.question} for row in texts.from_csv(data / name)]
 
 
 def report(rows: int, data: Path | None) -> dict[str, Any]:
@@ -190,10 +189,10 @@ def report(rows: int, data: Path | None) -> dict[str, Any]:
     false, files = Counter[str](), {}
     for kinds in shapes.values():
         false.update({kind: round(share * rows) for kind, share in kinds.items()})
-    for name, texts in shipped(data):
-        found = [one.found for one in scrubber(texts)]
+    for name, rows_of in shipped(data):
+        found = [one.found for one in scrubber(rows_of)]
         false.update(kind for one in found for kind in one)
-        files[name] = {"rows": len(texts), "changed": sum(bool(one) for one in found)}
+        files[name] = {"rows": len(rows_of), "changed": sum(bool(one) for one in found)}
     precision = {kind: right / (n + false[kind]) for kind, (right, n) in sorted(made["planted"].items())}
     return {"rows": rows, "recall": made["recall"], "precision": precision, "taken_for": shapes, "text": files}
 

@@ -1,13 +1,13 @@
 """Suite rows that come back changed, and rows of other people: what is called a copy, a near copy, a paraphrase.
 
-    python benchmarks/near_copies.py [--data DIR] [--seeds 3] [--json]
+    python benchmarks/parts/near_copies.py [--data DIR] [--seeds 3] [--json]
 
 Half of the text is the suite, whose rows come back changed in ways that are named; the other half are rows of other people.
 Each is held against all rows of the suite with its answer, as `prepare` does (retrain/contamination.py):
   exact      the hash of the normalised question
   near       at least prepare.near of the character 3-grams in common (retrain/copies.py)
   vectors    sentence vectors with a cosine of at least prepare.paraphrase
-The text is that of the adapter `support`, for which 48 golden rows are paraphrased by hand (benchmarks/paraphrases.jsonl), and
+The text is that of the adapter `support`, for which 48 golden rows are paraphrased by hand (paraphrases.jsonl), and
 with --data the train.csv (text,category) of a folder. `benchmarks/curation_quality.py` measures this too.
 """
 
@@ -21,9 +21,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from parts import texts  # noqa: E402
 from retrain import params as params_  # noqa: E402
 from retrain.copies import copied, groups  # noqa: E402
 from retrain.records import question_key, read_jsonl  # noqa: E402
@@ -122,16 +123,12 @@ def shipped() -> tuple[list[Row], list[tuple[Row, str]]]:
     folders = [ROOT / "data" / "seed" / "support.jsonl", *sorted((ROOT / "data" / "suites" / "support").rglob("*.jsonl"))]
     rows = [(row["messages"][0]["content"], row["messages"][-1]["content"]) for path in folders for row in read_jsonl(path)]
     labels = dict(rows)
-    pairs = read_jsonl(ROOT / "benchmarks" / "paraphrases.jsonl")
+    pairs = read_jsonl(ROOT / "benchmarks" / "parts" / "paraphrases.jsonl")
     return rows, [((pair["of"], labels[pair["of"]]), pair["text"]) for pair in pairs]
 
 
 def from_csv(data: Path) -> tuple[list[Row], list[tuple[Row, str]]]:
-    import csv
-
-    with (data / "train.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = {question_key(row["text"]): (row["text"].strip(), row["category"].strip()) for row in csv.DictReader(file)}
-    return list(rows.values()), []
+    return [(row.question, row.answer) for row in texts.from_csv(data / "train.csv")], []
 
 
 def measured(rows: Sequence[Row], written: Sequence[tuple[Row, str]], seeds: int) -> dict[str, Any]:
