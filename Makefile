@@ -42,11 +42,14 @@ up: .venv/.ready     ## Airflow, MLflow, the reports and the door for users on l
 repro: .venv/.ready     ## every stage of dvc.yaml on the data of this workspace; ARGS=gate@support for one
 	@dvc repro $(ARGS)
 
-trials: .venv/.ready     ## inject every fault of tests/trials, slow ones too, run the DAGs in a real scheduler, and a small demo
-	@OMP_NUM_THREADS=1 pytest tests/trials tests/test_up.py tests/test_up_approval.py tests/test_dags_promotion.py tests/test_rebase.py tests/test_demo.py $(ARGS)
+trials: .venv/.ready     ## inject every fault, and whatever else is slow: the DAGs in a real scheduler, a small demo, pages on a phone
+	@export OMP_NUM_THREADS=1
+	pytest tests/trials tests/test_serving_versions.py tests/test_serving_door.py $(ARGS)
+	pytest -m slow --ignore tests/trials $(ARGS)
 
-bench: .venv/.ready     ## every script of benchmarks/
-	@for script in benchmarks/*.py; do
+bench: .venv/.ready     ## every script of benchmarks/, TRL installed beside it
+	@python -c 'import trl' 2>/dev/null || python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for script in benchmarks/*.py; do
 		[ -e "$$script" ] || { echo "benchmarks/ holds no script"; break; }
 		echo "== $$script"
 		python "$$script"
