@@ -1,6 +1,7 @@
-"""Ledger, MLflow's aliases, bytes and verdict of every champion agree, or the last good one is put back; and its monitor runs.
+"""Ledger, MLflow's aliases, bytes and verdict of every champion agree, or the last good one is put back; its monitor runs;
+and a challenger beside it goes on, stays or is rolled back (promotion.rollout).
 
-guard (mapped over the adapters), monitored (mapped likewise): neither stops the other
+guard, rollout, monitored (each mapped over the adapters): none stops another
 
 What the guard changed stands in its log, in the tag `guard` of the versions in MLflow, and people are told (notify.events:
 restored). It fails where no version is left that may serve.
@@ -32,6 +33,19 @@ def guard_champion():
         return found.told()
 
     @task
+    def rollout(adapter):
+        from retrain import notify, projections, rollout
+        from retrain.workspace import Workspace
+
+        workspace = Workspace.open(WORKSPACE)
+        found = rollout.look(workspace, adapter)
+        if found.wrote:
+            projections.refresh(workspace, adapter, panels=False, say=print)
+        if found.judged and (found.judged.outcome == "failure" or found.judged.expired):
+            notify.restored(workspace, adapter, what="the challenger was taken back", changes=found.told())
+        return "\n".join(found.told())
+
+    @task
     def monitored(adapter, *, data_interval_end=None):
         import datetime
 
@@ -42,6 +56,7 @@ def guard_champion():
         return notify.guard_monitor(Workspace.open(WORKSPACE), adapter, now)
 
     guard.expand(adapter=sorted(PARAMS["adapters"]))
+    rollout.expand(adapter=sorted(PARAMS["adapters"]))
     monitored.expand(adapter=sorted(PARAMS["adapters"]))
 
 

@@ -2,7 +2,8 @@
 
     collect -> retrain (child process: dvc repro, live log in MLflow) -> challenge (register) -> asks
             -> approve (only where promotion.approval is airflow) -> wait (for an answer in MLflow, pauses and hours)
-            -> promote (looks at verdict and answer again; ledger, alias)
+            -> promote (looks at verdict and answer again; ledger, alias; or begins the rollout that promotion.rollout asks for,
+               at whose end `guard_champion` promotes)
 
 A rejection is a value, the gate's and a person's: `promote` says why, and a person's is a line of the ledger. All that is
 read at parse time are the adapters' names and `promotion`.
@@ -89,7 +90,7 @@ def build(adapter):
 
         @task(trigger_rule="none_failed")  # after a rejection, too: the run stays green, so we record it
         def promote(attempt, *, ti=None):
-            from retrain import permission, projections, release
+            from retrain import permission, projections, rollout
             from retrain.workspace import Workspace
 
             if attempt is None:
@@ -97,7 +98,7 @@ def build(adapter):
             workspace, concluded = Workspace.open(WORKSPACE), None
             if attempt["promote"]:
                 answer = permission.from_airflow(ti.xcom_pull(task_ids="approve"))
-                concluded = release.conclude(workspace, adapter, answer, about=attempt["digest"])
+                concluded = rollout.conclude(workspace, adapter, answer, about=attempt["digest"])
                 print(concluded.told())
             projections.refresh(workspace, adapter, panels=False, say=print)
             return concluded.as_dict() if concluded else None

@@ -29,6 +29,7 @@ from retrain.lines import (
     Restored,
     Resume,
     Rollback,
+    Rollout,
     Suite,
     Watch,
     changed,
@@ -39,27 +40,9 @@ from retrain.lines import (
 from retrain.records import dumps, lines_of, parse_time
 
 __all__ = [
-    "MOST_REASON",
-    "Approval",
-    "Attempt",
-    "Decision",
-    "Entry",
-    "Erasure",
-    "Label",
-    "Pause",
-    "Promotion",
-    "Purpose",
-    "Release",
-    "Restored",
-    "Resume",
-    "Rollback",
-    "Suite",
-    "Watch",
-    "changed",
-    "describe",
-    "erased",
-    "reason_of",
-]
+    "MOST_REASON", "Approval", "Attempt", "Decision", "Entry", "Erasure", "Label", "Pause", "Promotion", "Purpose", "Release",
+    "Restored", "Resume", "Rollback", "Rollout", "Suite", "Watch", "changed", "describe", "erased", "reason_of",
+]  # fmt: skip
 
 ASKS = {
     "airflow": "waits for a person: answer the task `approve` of its DAG (`retrain up`)",
@@ -71,8 +54,8 @@ ASKS = {
 class LedgerState:
     """What the lines add up to; `previous` is the version that served just before `champion`.
 
-    challenger: the newest attempt, where it passed, nobody has refused it, and it waits to be promoted. numbers: MLflow's
-    number of a version that had to be registered again. pause: the newest one, if nobody has resumed since.
+    challenger: the newest attempt, where it passed, neither a person nor its rollout refused it, and it waits to be promoted.
+    numbers: MLflow's number of a version that had to be registered again. pause: the newest one, if nobody has resumed since.
     """
 
     champion: Promotion | None
@@ -177,6 +160,8 @@ def state(entries: Iterable[Entry]) -> LedgerState:
             numbers[_known(versions, entry).version] = entry.number
         elif isinstance(entry, Decision):
             (rejected.discard if entry.approved else rejected.add)(entry.digest)
+        elif isinstance(entry, Rollout) and entry.outcome in ("failed", "withdrawn"):
+            rejected.add(entry.digest)
         elif isinstance(entry, Pause | Resume):
             pause = entry if isinstance(entry, Pause) else None
     newest = attempts[-1] if attempts else None
@@ -279,6 +264,9 @@ def _let_through(attempt: Attempt, entries: Sequence[Entry], now: LedgerState, a
     said = decision(entries, attempt.digest)
     if said and not said.approved:
         raise RejectedError(f"the candidate of {attempt.adapter} at {attempt.end} was {said.told().partition(' ')[2]}")
+    tried = next((e for e in reversed(entries) if isinstance(e, Rollout) and e.digest == attempt.digest), None)
+    if tried and tried.outcome in ("failed", "withdrawn"):
+        raise RejectedError(f"{tried.told()}: retrain, or `retrain promote {attempt.adapter} --force --reason TEXT`")
     if attempt.champion != (now.champion.digest if now.champion else None):
         raise StaleError(_stale(attempt, now))
     if approval != "auto" and (said is None or said.via != approval):

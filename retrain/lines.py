@@ -126,6 +126,53 @@ class Watch(Line):
         return f"watch of v{self.version} after its promotion: {self.outcome}: {self.why}"
 
 
+class Rollout(Line):
+    """One step of a challenger beside the champion; the newest line says how it stands.
+
+    weight: of 100 users or conversations, how many the challenger answers; 0: a copy of the traffic, shown to nobody. hours:
+    the soak time of the step. passed: every step was a success. outcome: of `ended` alone; failed and withdrawn take the
+    candidate out of the running, expired does not, for nobody knows.
+    """
+
+    kind: Literal["rollout"] = "rollout"
+    action: Literal["begun", "stepped", "paused", "resumed", "passed", "ended"]
+    version: int = Field(ge=1)
+    digest: str
+    commit: str
+    against: int  # the version that serves
+    step: int = Field(ge=0)
+    weight: int = Field(ge=0, le=99)
+    hours: float
+    outcome: Literal["failed", "expired", "withdrawn"] | None = None
+    why: str
+
+    @property
+    def tag(self) -> str:
+        return f"{self.adapter}-v{self.version}"
+
+    @property
+    def key(self) -> str:
+        """What the log rows of this step carry."""
+        return f"{self.tag}/{self.step}"
+
+    def promotion(self) -> "Promotion":
+        """The line that would make it champion: what fetches and verifies versions takes one."""
+        return Promotion(
+            at=self.at, adapter=self.adapter, version=self.version, digest=self.digest, commit=self.commit, tag=self.tag,
+            replaces=self.against,
+        )  # fmt: skip
+
+    def share(self) -> str:
+        return f"{self.weight} % of the traffic" if self.weight else "a copy of the traffic"
+
+    def told(self) -> str:
+        words = {
+            "begun": f"begun against v{self.against}, on {self.share()}", "stepped": f"goes on with {self.share()}",
+            "passed": "passed all its steps", "ended": f"ended, {self.outcome}",
+        }  # fmt: skip
+        return f"rollout of {self.tag} {words.get(self.action, self.action)}: {self.why}"
+
+
 class Pause(Line):
     """Promotions wait, until a time (ISO 8601) or until somebody resumes them."""
 
@@ -207,7 +254,7 @@ class Erasure(Line):
 
 
 Entry = Annotated[
-    Attempt | Decision | Promotion | Rollback | Restored | Watch | Pause | Resume
+    Attempt | Decision | Promotion | Rollback | Restored | Watch | Rollout | Pause | Resume
     | Label | Release | Suite | Approval | Erasure,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger, permission
+from retrain import ledger, looks, permission
 from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write_line
 from retrain.params import load
@@ -43,7 +43,7 @@ def register(workspace: Workspace, adapter: str) -> int:
     """The MLflow version of the newest attempt's bytes, which is `challenger` from now on; RejectedError where its verdict is
     not passed."""
     with job(workspace, adapter, "register", lock=RELEASE) as clone:
-        number = _register(workspace, clone, adapter, _newest(clone, adapter, forced=None))
+        number = registered(workspace, clone, adapter, _newest(clone, adapter, forced=None))
         _follow(workspace, clone, adapter)
         return number
 
@@ -57,8 +57,8 @@ def _newest(clone: Clone, adapter: str, *, forced: str | None) -> ledger.Attempt
     return attempts[-1]
 
 
-def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.Attempt, forced: str | None = None) -> int:
-    """Fetch the attempt's bytes and verdict by commit, check that they belong together, upload, verify, record."""
+def registered(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.Attempt, forced: str | None = None) -> int:
+    """MLflow's number of an attempt (hold RELEASE): bytes and verdict by commit, which belong together, uploaded, verified."""
     lines = ledger.read(clone.root, adapter)
     learned = ledger.erasures(lines, attempt.digest)
     if learned:
@@ -78,7 +78,7 @@ def _register(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.
         folder = from_dvc(workspace, adapter, attempt.commit, Path(scratch) / "adapter", digest=attempt.digest)
         number = registry.register(
             adapter, folder, digest=attempt.digest, tags=tags, description=card, run_id=run_id,
-            taken=ledger.state(lines).taken(),
+            taken={**looks.tried(lines), **ledger.state(lines).taken()},
         )  # fmt: skip
     if not known:
         registry.finish(run_id, "FINISHED", {}, {"why": "only its bytes: MLflow was down when it trained"}, [])
@@ -108,14 +108,6 @@ def challenge(workspace: Workspace, adapter: str) -> Challenged:
     return Challenged(adapter, number, asks, subject, card_of(workspace, adapter, attempt.commit))
 
 
-def conclude(
-    workspace: Workspace, adapter: str, answer: permission.Answer | None = None, *, about: str | None = None
-) -> Served | ledger.Decision:
-    """Record the answer (about: the digest that it is about) where params ask for one, then promote; a no is a value."""
-    said = permission.decide(workspace, adapter, answer, about=about)
-    return said if said and not said.approved else promote(workspace, adapter, about=about)
-
-
 def promote(workspace: Workspace, adapter: str, *, about: str | None = None, forced: str | None = None) -> Served:
     """Make the newest passed candidate champion: registered, ledger by push, then the alias.
 
@@ -139,7 +131,7 @@ def promote(workspace: Workspace, adapter: str, *, about: str | None = None, for
         closed = permission.closed(load(clone.root).of(adapter).promotion, state, datetime.now(UTC))
         if closed and forced is None:
             raise WaitingError(f"{adapter} is not promoted now: {closed}")
-        number = _register(workspace, clone, adapter, attempt, forced)
+        number = registered(workspace, clone, adapter, attempt, forced)
         _record(clone, attempt, number, forced)
         return _placed(workspace, clone, adapter, repaired)
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -225,6 +226,47 @@ class Watch(Section):
     rollback: bool
 
 
+class Step(Section):
+    """weight: of 100 users or conversations, how many the challenger answers; 0: a copy. hours: the soak time."""
+
+    weight: Annotated[int, Field(ge=0, le=99)]
+    hours: Annotated[float, Field(ge=0, le=24 * 90)]
+
+
+class Faults(Section):
+    """How much larger the challenger's share of requests with a fault may be than the champion's at the same time."""
+
+    failed: Annotated[float, Field(gt=0, lt=1)]
+    invalid: Annotated[float, Field(gt=0, lt=1)]
+    slow: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Rollout(Section):
+    """How a challenger earns its place beside the champion; without steps it serves at once."""
+
+    steps: tuple[Step, ...]
+    sticky: Literal["conversation", "user"]
+    min_requests: Annotated[int, Field(ge=1)]
+    min_labels: Annotated[int, Field(ge=0)]
+    expire_hours: Annotated[float, Field(gt=0)]
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    faults: Faults
+    fault_level: Annotated[float, Field(gt=0, lt=0.5)]
+    slow_times: Annotated[float, Field(gt=1)]
+
+    @model_validator(mode="after")
+    def _climbs(self) -> Self:
+        weights = [step.weight for step in self.steps]
+        if any(later <= earlier for earlier, later in pairwise(weights)):
+            raise ValueError(f"steps have the weights {', '.join(map(str, weights))}: each must be above the one before")
+        longest = max((step.hours for step in self.steps), default=0)
+        if longest >= self.expire_hours:
+            raise ValueError(
+                f"a step takes {longest:g} hours and expire_hours is {self.expire_hours:g}: it would always expire"
+            )
+        return self
+
+
 class Promotion(Section):
     """Who lets a passed candidate serve, and when."""
 
@@ -233,6 +275,7 @@ class Promotion(Section):
     answer_hours: Annotated[float, Field(gt=0)]
     hours: OfficeHours | None
     watch: Watch
+    rollout: Rollout
 
 
 class ServeFeedback(Section):

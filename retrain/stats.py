@@ -214,6 +214,28 @@ def fall_p(good: int, n: int, reference_good: int, reference_n: int) -> float:
     return float(chance.cdf(good) - 0.5 * chance.pmf(good))
 
 
+def stratified_p(strata: Sequence[tuple[int, int, int, int]]) -> float:
+    """How often chance alone gives the first arm so many of the faults: one-sided, exact; 1.0 where nothing can be told.
+
+    strata: (faults, n, faults of the other arm, its n) of times or places that are compared each in itself. Given the faults of
+    a stratum, those of the first arm are hypergeometric if the arms are equal; their sum over the strata is tested (the exact
+    test of Mantel and Haenszel 1959, Journal of the National Cancer Institute 22, 719-748). What befalls both arms of a
+    stratum, or lies in a stratum with one arm, tells nothing.
+    """
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    sums, seen = np.ones(1), 0
+    for bad, n, other_bad, other_n in strata:
+        _counts(bad, 0, n)
+        _counts(other_bad, 0, other_n)
+        if bad + other_bad and n and other_n:
+            each = np.arange(min(n, bad + other_bad) + 1)
+            sums = np.convolve(sums, hypergeom(n + other_n, bad + other_bad, n).pmf(each))
+            seen += bad
+    return float(min(1.0, sums[seen:].sum()))
+
+
 def log_e(losses: int, wins: int) -> float:
     """log of the evidence (an e-value) that a row which differs is lost more often than won, after these losses and wins.
 

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from small import workspace
 
-from retrain import ledger
+from retrain import jobs, ledger
 from retrain.errors import BusyError
 from retrain.params import load
 from retrain.records import Message
@@ -98,6 +98,21 @@ def promote(space: Workspace, *versions: int, back: bool = False) -> None:
             ledger.append(clone.root, "support", line)
         clone.commit(["ledger/support.jsonl"], "test")
         clone.publish(lambda c: None, tries=1)
+
+
+def try_out(space: Workspace, number: int, weight: int, *, against: int, action: Any = "begun", **more: Any) -> ledger.Rollout:
+    """A line of a rollout, pushed: this version is tried against that one."""
+    line = ledger.Rollout(
+        **{
+            "at": jobs.now(), "adapter": "support", "action": action, "version": number, "digest": digest(number),
+            "commit": "0" * 40, "against": against, "step": 0, "weight": weight, "hours": 1, "why": "test", **more,
+        }
+    )  # fmt: skip
+    with space.clone("test") as clone:
+        ledger.append(clone.root, "support", line)
+        clone.commit(["ledger/support.jsonl"], "test")
+        clone.publish(lambda c: None, tries=1)
+    return line
 
 
 def digest(number: int) -> str:

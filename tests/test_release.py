@@ -9,7 +9,7 @@ import pytest
 from calling import call
 from forging import another_candidate
 
-from retrain import edits, guard, jobs, ledger, permission, prune, release
+from retrain import edits, guard, jobs, ledger, permission, prune, release, rollout
 from retrain.errors import RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.permission import Answer
@@ -53,7 +53,7 @@ def test_a_candidate_waits_for_the_tag_in_mlflow_and_serves_once_it_says_approve
     assert registry(released).version("support", number).tags["approval"] == "waiting"
     assert permission.waits(released, "support") == "nobody has answered in MLflow"
     with pytest.raises(WaitingError, match="set the tag `approval` of its version in MLflow"):
-        release.conclude(released, "support")
+        rollout.conclude(released, "support")
     with pytest.raises(WaitingError):  # nor past the question
         release.promote(released, "support")
     assert serving(released) == before
@@ -63,7 +63,7 @@ def test_a_candidate_waits_for_the_tag_in_mlflow_and_serves_once_it_says_approve
     registry(released).tag("support", number, "approval_by", "ada")
     registry(released).tag("support", number, "approval", " Approved ")
     assert permission.waits(released, "support") is None
-    done = release.conclude(released, "support")
+    done = rollout.conclude(released, "support")
     assert done.promotion.digest == candidate.digest
     lines = jobs.entries(released, "support")
     assert isinstance(lines[-2], ledger.Decision)
@@ -76,10 +76,10 @@ def test_a_no_is_recorded_and_stays_a_no(released: Workspace, asks) -> None:
     asks("approval=airflow")
     another_candidate(released)
     number, before = release.challenge(released, "support").number, serving(released)
-    said = release.conclude(released, "support", Answer(False, "airflow", "ada", "the task approve"))
+    said = rollout.conclude(released, "support", Answer(False, "airflow", "ada", "the task approve"))
     assert isinstance(said, ledger.Decision)
     assert serving(released) == before
-    again = release.conclude(released, "support", Answer(True, "airflow", "bob", "the task approve"))  # a retry of the task
+    again = rollout.conclude(released, "support", Answer(True, "airflow", "bob", "the task approve"))  # a retry of the task
     assert again == said
     with pytest.raises(RejectedError, match="rejected by ada in airflow"):
         release.promote(released, "support")
@@ -93,7 +93,7 @@ def test_a_no_in_airflow_stays_a_no_where_params_ask_nobody_any_more(released: W
     asks("approval=auto")
     another_candidate(released)
     before = serving(released)
-    said = release.conclude(released, "support", Answer(False, "airflow", "ada", "the task approve"))
+    said = rollout.conclude(released, "support", Answer(False, "airflow", "ada", "the task approve"))
     assert isinstance(said, ledger.Decision)
     with pytest.raises(RejectedError):
         release.promote(released, "support")
@@ -106,7 +106,7 @@ def test_an_answer_counts_for_the_candidate_that_it_is_about_alone(released: Wor
     another_candidate(released)
     before = jobs.entries(released, "support")
     with pytest.raises(StaleError, match="was asked about, and the candidate of support at .* waits by now"):
-        release.conclude(released, "support", Answer(True, "airflow", "ada", "the task approve"), about=asked.digest)
+        rollout.conclude(released, "support", Answer(True, "airflow", "ada", "the task approve"), about=asked.digest)
     with pytest.raises(WaitingError):
         release.promote(released, "support")
     assert jobs.entries(released, "support") == before
@@ -117,7 +117,7 @@ def test_no_answer_in_time_is_a_no(released: Workspace, asks) -> None:
     another_candidate(released)
     release.challenge(released, "support")
     assert permission.waits(released, "support") is None
-    said = release.conclude(released, "support")
+    said = rollout.conclude(released, "support")
     assert isinstance(said, ledger.Decision)
     assert (said.approved, said.reason) == (False, "nobody answered within 1e-07 hours")
 

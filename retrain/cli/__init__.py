@@ -15,6 +15,7 @@ from retrain.cli import (
     quarantining,
     releasing,
     reviewing,
+    rolling,
     serving,
     starting,
     suite,
@@ -77,6 +78,10 @@ synthetic_app = typer.Typer(no_args_is_help=True, help="Rows that a model wrote,
 for look in (synthesis.show, synthesis.approve):
     synthetic_app.command()(look)
 app.add_typer(synthetic_app, name="synthetic", rich_help_panel="Data")
+rollout_app = typer.Typer(no_args_is_help=True, help="A challenger beside the champion, step by step.")
+for act in (rolling.status, rolling.look, rolling.pause, rolling.resume, rolling.promote, rolling.rollback):
+    rollout_app.command()(act)
+app.add_typer(rollout_app, name="rollout", rich_help_panel="Release")
 
 
 def main() -> None:

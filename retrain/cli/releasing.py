@@ -80,18 +80,20 @@ def promote(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Make the newest passed candidate champion: ledger, then alias.
+    """Make the newest passed candidate champion: ledger, then alias; or begin its rollout (promotion.rollout).
 
     Example: retrain promote support
     """
-    from retrain import projections, release
-    from retrain.release import Served
+    from retrain import ledger, projections, release, rollout
 
     if force != (reason is not None):
         raise ParamsError("give --force and --reason together: a promotion past the gate says why, for ever")
     space = open_workspace(workspace, adapter)
-    made = release.promote(space, adapter, forced=reason) if force else release.conclude(space, adapter)
-    if not isinstance(made, Served):
+    made = release.promote(space, adapter, forced=reason) if force else rollout.conclude(space, adapter)
+    if isinstance(made, ledger.Rollout):
+        out(made.as_dict(), as_json, [made.told()])
+        return projections.refresh(space, adapter, panels=False, say=say_for(as_json))
+    if isinstance(made, ledger.Decision):
         out(made.as_dict(), as_json, [])
         raise RejectedError(f"the candidate of {adapter} was {made.told().partition(' ')[2]}")
     tag = made.promotion.tag

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from retrain.errors import BusyError, RequestRefused
 from retrain.serving import keys, protocol
+from retrain.serving.arms import Arms
 from retrain.serving.engine import Answered
 from retrain.serving.feedback import Feedback, Given
 from retrain.serving.logs import Call, Logs
@@ -38,6 +39,8 @@ class Door:
         self.settings = self.workspace.params.serve
         self.versions = Versions(self.workspace, self.backend)
         self.logs = Logs(self.workspace)
+        self.versions.refused = lambda line, why: self.logs.refused(line.adapter, line.key, why)
+        self.arms = Arms(self.workspace, self.versions, self.backend, self.logs)
         self.feedback = Feedback(self.workspace, self.logs)
         self.metrics = Metrics(self.versions, self.logs)
 
@@ -80,14 +83,16 @@ class Door:
                 self.metrics.requests.labels(adapter, outcome).inc()
             if outcome in ("error", "timeout", "cancelled"):
                 self.logs.unanswered(call, outcome)
+            self.arms.seen(call, outcome)
 
     def headers(self, call: Call) -> dict[str, str]:
         return {"x-request-id": call.id, "x-retrain-model": call.version.name, "x-retrain-arm": call.arm}
 
     async def chat(self, request: Request) -> Response:
         asked = protocol.parse(await self.body(request))
-        version, arm = self.versions.resolve(asked.model)
-        call = Call(protocol.request_id(), time.time(), asked, version, arm)
+        chosen = self.arms.choose(asked.model, asked, name := protocol.request_id())
+        call = Call(name, time.time(), asked, chosen.version, chosen.arm, chosen.step)
+        version = call.version
         request.state.id = call.id
         if asked.stream:
             return await self.stream(request, call)
@@ -179,6 +184,7 @@ class Door:
                 "serves": one.serves.name if one.serves else None,
                 "digest": one.serves.digest if one.serves else None,
                 "also_loaded": [version.name for version in one.kept],
+                "tries": {"challenger": one.tried.version.name, "weight": one.tried.line.weight} if one.tried else None,
                 "why": one.why,
             }
             for name, one in standings.items()

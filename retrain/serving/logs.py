@@ -1,7 +1,8 @@
 """What the door writes: the LogRecord table that monitoring reads, and beside it what is no row of that table.
 
 logs/<adapter>/served-*.jsonl has whole answers whose content may be kept. logs/.uncounted/<adapter>/ has, without content, the
-requests that got none (error, timeout, cancelled) or that asked not to be stored. User ids are written as they were sent, for
+requests that got none (error, timeout, cancelled) or that asked not to be stored. logs/.shadow/<adapter>/ has what the other
+version answered to a copy while a challenger is tried; nobody is shown it. User ids are written as they were sent, for
 the log is the operator's; whatever reads it keeps the keyed hash alone (`retrain.userids`).
 """
 
@@ -29,13 +30,15 @@ class Call:
     asked: Asked
     version: Version
     arm: str
+    step: str | None = None  # of the rollout that chose the version
 
     def head(self) -> dict[str, Any]:
         """What is known of it without its content."""
         at = datetime.fromtimestamp(self.began, UTC).isoformat(timespec="milliseconds")
+        step = {"rollout": self.step} if self.step else {}
         return {
             "request_id": self.id, "timestamp": at, "adapter": self.version.adapter, "model_version": self.version.name,
-            "digest": self.version.digest, "arm": self.arm, "latency_ms": round((time.time() - self.began) * 1000, 1),
+            "digest": self.version.digest, "arm": self.arm, "latency_ms": round((time.time() - self.began) * 1000, 1), **step,
         }  # fmt: skip
 
     def row(self, answered: Any) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class Logs:
         self.within = workspace.params.serve.timeout + SLACK
         self.stored = {name: Table(root / name, most) for name in adapters}
         self.uncounted = {name: Table(root / ".uncounted" / name, most) for name in adapters}
+        self.shadow = {name: Table(root / ".shadow" / name, most) for name in adapters}
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def answered(self, call: Call, answered: Any) -> dict[str, Any] | None:
@@ -74,6 +78,18 @@ class Logs:
 
     def unanswered(self, call: Call, outcome: str) -> None:
         self._add(self.uncounted[call.version.adapter], {**call.head(), "outcome": outcome})
+
+    def copied(self, call: Call, outcome: str, answered: Any = None) -> None:
+        """What the version that was not asked made of a copy: the answer alone, the question is in the row of the request."""
+        row = {**call.head(), "outcome": outcome}
+        if answered is not None:
+            row |= {"response": answered.text, "finish_reason": "length" if answered.cut else "stop"}
+        self.journal.add(self.shadow[call.version.adapter], row)
+
+    def refused(self, adapter: str, step: str, why: str) -> None:
+        """A challenger that cannot be loaded, or is not trusted any more: the next look reads it."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.journal.add(self.shadow[adapter], {"timestamp": now, "rollout": step, "outcome": "refused", "why": why})
 
     def _add(self, table: Table, row: dict[str, Any]) -> None:
         self.journal.add(table, row)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from retrain import jobs, ledger
-from retrain.errors import RequestRefused, RetrainError
-from retrain.records import Message, parse_time
+from retrain import jobs, ledger, looks
+from retrain.errors import IntegrityError, RequestRefused, RetrainError
+from retrain.records import Message, parse_time, verify_folder
 from retrain.registry import champion
 from retrain.serving.engine import Answered
 from retrain.workspace import Workspace
 
 RETRY = 30.0  # seconds until a version that did not load is tried again, unless the ledger moves
-ALIASES = ("champion", "previous")
+ALIASES = ("champion", "previous", "challenger")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A challenger beside the champion: its version, loaded, and the ledger's line that says with which weight."""
+
+    version: Version
+    line: ledger.Rollout
+    files: tuple[tuple[str, int, int], ...] = ()  # as they were when they were verified
+
+    def check(self) -> None:
+        """IntegrityError where the folder has other bytes than those that were verified."""
+        if signature(self.version.folder) != self.files:
+            verify_folder(self.version.folder, self.version.digest)
+
+
+@dataclass(frozen=True)
 class Standing:
     """An adapter's state: what the ledger says, what answers, earlier versions that stay loaded, and why the two differ."""
 
@@ -70,13 +84,22 @@ class Standing:
     serves: Version | None = None
     kept: tuple[Version, ...] = ()
     why: str | None = None
+    tried: Tried | None = None
 
     @property
     def behind(self) -> bool:
         return (self.should.digest if self.should else None) != (self.serves.digest if self.serves else None)
 
     def loaded(self) -> list[Version]:
-        return [version for version in (self.serves, *self.kept) if version]
+        return [version for version in (self.serves, self.tried and self.tried.version, *self.kept) if version]
+
+
+def signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of an adapter's files; nothing where it has no manifest."""
+    if not (folder / "manifest.json").exists():
+        return ()
+    found = ((path, path.stat()) for path in sorted(folder.iterdir()))
+    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in found)
 
 
 def verified(workspace: Workspace, entries: list[ledger.Entry], promotion: ledger.Promotion) -> Path:
@@ -92,6 +115,7 @@ class Versions:
     workspace: Workspace
     backend: Backend
     fetch: Callable[[Workspace, list[ledger.Entry], ledger.Promotion], Path] = verified
+    refused: Callable[[ledger.Rollout, str], None] = lambda line, why: None  # told of a challenger that cannot answer
     standings: dict[str, Standing] = field(default_factory=dict)
     ledger_error: str | None = None
     looked: bool = False  # once: before that nothing is known
@@ -118,6 +142,8 @@ class Versions:
             standing = self.standings[name]
             if alias == "previous":
                 found, arm = next(iter(standing.kept), None), "previous"
+            elif alias == "challenger":
+                found, arm = standing.tried.version if standing.tried else None, "exact"
             else:
                 found, arm = standing.serves, "champion"
             if found is None:
@@ -153,6 +179,8 @@ class Versions:
                 for adapter in self.standings:
                     self._settle(adapter)
                 self._head, self._again = head, time.monotonic() + RETRY
+            for adapter, standing in self.standings.items():
+                self.standings[adapter] = replace(standing, tried=self._trusted(standing.tried))
             now = {one.digest for standing in self.standings.values() for one in standing.loaded()}
             self.backend.retain(now | self._before)  # a request may hold what was pointed at a moment ago
             self._before = now
@@ -182,8 +210,33 @@ class Versions:
         if why:
             why.insert(0, f"should serve {wanted[0].tag}, serves {serves.name if serves else 'nothing'}")
         now = Standing(wanted[0], serves, before.kept, "; ".join(why) or None)
+        line = None if now.behind else looks.running(entries)  # held against what serves, or not tried
+        if line and before.tried and before.tried.line.digest == line.digest:
+            now = replace(now, tried=replace(before.tried, line=line))
         self.standings[adapter] = now  # from here on it answers
-        self.standings[adapter] = replace(now, kept=self._kept(entries, wanted, serves, known))
+        now = replace(now, kept=self._kept(entries, wanted, serves, known))
+        self.standings[adapter] = replace(now, tried=now.tried or self._try(entries, line, known))
+
+    def _try(self, entries: list[ledger.Entry], line: ledger.Rollout | None, known: dict[str, Version]) -> Tried | None:
+        """The challenger of a rollout; None where it cannot be loaded, which the next look is told."""
+        if line is None:
+            return None
+        try:
+            version = known.get(line.digest) or self._loaded(entries, line.promotion())
+            return Tried(version, line, signature(version.folder))
+        except (RetrainError, OSError) as error:
+            self.refused(line, str(error))
+            return None
+
+    def _trusted(self, tried: Tried | None) -> Tried | None:
+        try:
+            if tried:
+                tried.check()
+            return tried
+        except (RetrainError, OSError) as error:
+            if tried:
+                self.refused(tried.line, str(error))
+            return None
 
     def _kept(
         self, entries: list[ledger.Entry], wanted: list[ledger.Promotion], serves: Version | None, known: dict[str, Version]
@@ -213,7 +266,10 @@ class Versions:
                 version = Version(
                     promotion.adapter, promotion.version, promotion.digest, folder, created, promotion.commit, most
                 )
+                files = signature(folder)
                 self.backend.load(version)
+                if signature(folder) != files:
+                    raise IntegrityError(f"the files of {version.name} changed while they were loaded: {folder}")
                 done.set_result(version)
             except Exception as error:  # whatever a model's code raises
                 done.set_exception(

@@ -1,0 +1,82 @@
+"""`retrain rollout`: a challenger beside the champion: status, look, pause, resume, promote, rollback."""
+
+from typing import Annotated
+
+import typer
+
+from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say_for
+
+Reason = Annotated[str, typer.Option(help="kept in the ledger")]
+
+
+def status(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
+    """How the rollout stands, and what a look would say now; changes nothing.
+
+    Example: retrain rollout status support
+    """
+    from retrain import rollout
+
+    found = rollout.look(open_workspace(workspace, adapter), adapter, write=False)
+    out(found.as_dict(adapter), as_json, found.told())
+
+
+def look(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
+    """Look, and do what follows: go on, stay, end it, or promote after the last step; `guard_champion` does it.
+
+    Example: retrain rollout look support
+    """
+    from retrain import projections, rollout
+
+    space = open_workspace(workspace, adapter)
+    found = rollout.look(space, adapter)
+    out(found.as_dict(adapter), as_json, found.told())
+    if found.wrote:
+        projections.refresh(space, adapter, panels=False, say=say_for(as_json))
+
+
+def pause(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json = False) -> None:
+    """Let the champion answer everybody for a while.
+
+    Example: retrain rollout pause support --reason 'sale week'
+    """
+    from retrain import rollout
+
+    line = rollout.pause(open_workspace(workspace, adapter), adapter, reason=reason)
+    out(line.as_dict(), as_json, [line.told()])
+
+
+def resume(adapter: Name, reason: Reason = "resumed by hand", workspace: Root = HERE, as_json: Json = False) -> None:
+    """Begin the step anew in which it was paused.
+
+    Example: retrain rollout resume support
+    """
+    from retrain import rollout
+
+    line = rollout.resume(open_workspace(workspace, adapter), adapter, reason=reason)
+    out(line.as_dict(), as_json, [line.told()])
+
+
+def promote(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json = False) -> None:
+    """Make the challenger champion now, whatever steps are left; gate, approval, pauses and hours are asked as ever.
+
+    Example: retrain rollout promote support --reason 'seen enough'
+    """
+    from retrain import projections, rollout
+
+    space = open_workspace(workspace, adapter)
+    made = rollout.promote(space, adapter, reason=reason)
+    out(made.as_dict(), as_json, [made.told()])
+    projections.refresh(space, adapter, panels=False, say=say_for(as_json))
+
+
+def rollback(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json = False) -> None:
+    """End the rollout: the champion answers everybody, and the challenger is out of the running.
+
+    Example: retrain rollout rollback support --reason 'refunds went wrong'
+    """
+    from retrain import projections, rollout
+
+    space = open_workspace(workspace, adapter)
+    line = rollout.rollback(space, adapter, reason=reason)
+    out(line.as_dict(), as_json, [line.told()])
+    projections.refresh(space, adapter, panels=False, say=say_for(as_json))
