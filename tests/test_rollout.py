@@ -171,7 +171,6 @@ def test_without_steps_or_for_a_candidate_that_waits_for_a_person_nothing_begins
         ('steps=[{"weight": 5, "hours": 1}, {"weight": 5, "hours": 1}]', "each must be above the one before"),
         ('steps=[{"weight": 100, "hours": 1}]', "weight"),
         ('steps=[{"weight": 5, "hours": 200}]', "it would always expire"),
-        ("stikcy=user", "is not a known key"),
     ],
 )
 def test_rules_that_cannot_hold_are_refused(setting: str, words: str) -> None:
