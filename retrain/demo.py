@@ -281,7 +281,8 @@ def _rollback(demo: Demo) -> None:
     try:
         back = release.rollback(demo.workspace, adapter, version=None, reason="demo: show the way back")
         demo.say(f"rolled back: {back.promotion.tag} serves")
-        forward = release.rollback(demo.workspace, adapter, version=None, reason="demo: and forward again")
+        left = back.line.from_version if isinstance(back.line, ledger.Rollback) else None
+        forward = release.rollback(demo.workspace, adapter, version=left, reason="demo: and forward again")
         demo.say(f"forward again: {forward.promotion.tag} serves")
     except NothingToDo as nothing:
         demo.say(str(nothing))

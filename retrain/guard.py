@@ -83,8 +83,9 @@ def _verdict(workspace: Workspace, promotion: ledger.Promotion) -> str | None:
 
 @dataclass
 class _Mended:
-    """What is to be written to the ledger, and what is said of it."""
+    """What is to be written to the ledger, and what is said of it; all of it is about `champion`, which served then."""
 
+    champion: ledger.Promotion | None
     serves: ledger.Promotion | None = None
     lines: list[ledger.Entry] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -99,7 +100,9 @@ class _Mended:
 
 def _mend(workspace: Workspace, clone: Clone, adapter: str) -> _Mended:
     """Put right what the ledger says of the champion and of what a rollback needs, by push."""
-    lines, mended = ledger.read(clone.root, adapter), _Mended()
+    lines = ledger.read(clone.root, adapter)
+    state = ledger.state(lines)
+    mended = _Mended(state.champion)
     for promotion in ledger.good(lines):
         why = _verdict(workspace, promotion)
         try:
@@ -110,7 +113,6 @@ def _mend(workspace: Workspace, clone: Clone, adapter: str) -> _Mended:
         except (GoneError, IntegrityError) as error:
             why = f"nobody has its bytes: {error}"
         mended.changes.append(f"{promotion.tag} may not serve: {why}")
-    state = ledger.state(lines)
     if state.champion and mended.serves is None:
         raise IntegrityError(
             f"no version of {adapter} may serve: {'; '.join(mended.changes)}: put the data back (DVC remote), or retrain"
@@ -125,12 +127,16 @@ def _mend(workspace: Workspace, clone: Clone, adapter: str) -> _Mended:
 
 
 def _write(clone: Clone, adapter: str, mended: _Mended) -> None:
-    """The ledger's lines, by push: where bytes lie now, and the rollback where another version serves from now on."""
+    """The ledger's lines, by push: where bytes lie now, and the rollback where another version serves from now on.
+
+    StaleError where somebody promoted or rolled back meanwhile: the next look is at that version.
+    """
 
     def write(clone: Clone) -> None:
         lines, new = ledger.read(clone.root, adapter), [*mended.lines]
-        serving = ledger.state(lines).champion
-        if serving and mended.serves and serving.version != mended.serves.version:
+        if mended.champion:
+            ledger.serving(lines, mended.champion.version)
+        if mended.champion and mended.serves and mended.serves.version != mended.champion.version:
             reason = f"the guard: {'; '.join(mended.changes)}"[: ledger.MOST_REASON]
             new.append(ledger.rollback_line(lines, adapter=adapter, version=mended.serves.version, reason=reason, at=now()))
         for entry in new:

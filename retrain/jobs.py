@@ -65,10 +65,12 @@ def alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def write_line(clone: Clone, adapter: str, line: ledger.Entry) -> None:
-    """Append one line to the ledger, by push."""
+def write_line(clone: Clone, adapter: str, line: ledger.Entry, *, about: int | None = None) -> None:
+    """Append one line to the ledger, by push; about: the version that has to serve then, else StaleError."""
 
     def write(clone: Clone) -> None:
+        if about is not None:
+            ledger.serving(ledger.read(clone.root, adapter), about)
         ledger.append(clone.root, adapter, line)
         clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: {line.told()[:100]}")
 

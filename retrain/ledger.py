@@ -297,11 +297,31 @@ def _stale(attempt: Attempt, now: LedgerState) -> str:
     return f"{serves}, but {attempt.digest[:12]} was judged against {judged}: retrain, so that it is judged against what serves"
 
 
-def rollback_line(entries: Sequence[Entry], *, adapter: str, version: int | None, reason: str, at: str) -> Rollback:
-    """The line that puts an earlier version back (null: the one that served before); only one that served can come back."""
+def serving(entries: Iterable[Entry], expected: int) -> None:
+    """StaleError unless this version serves: what is to be written was found about it."""
+    champion = state(entries).champion
+    if champion is None or champion.version != expected:
+        serves = f"{_name(champion)} serves" if champion else "nothing serves"
+        raise StaleError(f"{serves} by now, not v{expected} which this is about: nothing is written, look again")
+
+
+def rollback_line(
+    entries: Sequence[Entry], *, adapter: str, version: int | None, reason: str, at: str, expected: int | None = None
+) -> Rollback:
+    """The line that puts an earlier version back (null: the one that served before); only one that served can come back.
+
+    Without a version a rollback is not rolled back: NothingToDo. expected: the version that is to leave, where it was judged
+    before; StaleError where another one serves.
+    """
     now = state(entries)
     if now.champion is None:
         raise NothingToDo(f"{adapter} has no champion: nothing to roll back")
+    if expected is not None:
+        serving(entries, expected)
+    newest = next(e for e in reversed(entries) if isinstance(e, Promotion | Rollback))
+    if version is None and isinstance(newest, Rollback):
+        left = f"in place of v{newest.from_version} ({newest.reason}): `--to {newest.from_version}` puts that one back"
+        raise NothingToDo(f"{_name(now.champion)} serves again since {newest.at}, {left}")
     target = now.previous if version is None else now.versions.get(version)
     if target is None and version is None:
         raise NothingToDo(f"{_name(now.champion)} is the first champion: there is no earlier version to go back to")

@@ -49,7 +49,8 @@ def look(workspace: Workspace, adapter: str, end: datetime, *, ask: Ask | None =
     """Look at the champion's windows that ended by `end`: how the watch ended, or how it stands, in words; None where there is
     nothing to watch (the first champion, one that was put back or forced, a watch that has ended).
 
-    A loss that is shown is in the ledger together with its rollback. ask: for tests.
+    A loss that is shown is in the ledger together with its rollback. Another version that was promoted or put back while both
+    were asked is not touched: StaleError, and the next look is at that one. ask: for tests.
     """
     params, lines = jobs.remote_params(workspace).of(adapter), jobs.entries(workspace, adapter)
     found = on_probation(lines, params, end)
@@ -61,9 +62,11 @@ def look(workspace: Workspace, adapter: str, end: datetime, *, ask: Ask | None =
     ended = conclude(found, counted, params.promotion.watch, stamp(end))
     told = ended.told() if ended else standing(found, counted, params.promotion.watch)
     if ended and ended.outcome == "harmed" and params.promotion.watch.rollback:
-        release.rollback(workspace, adapter, version=ended.against, reason=f"the watch: {ended.why}", also=(ended,))
+        release.rollback(
+            workspace, adapter, version=ended.against, reason=f"the watch: {ended.why}", also=(ended,), expected=ended.version
+        )
     elif ended:
-        release.note(workspace, adapter, ended)
+        release.note(workspace, adapter, ended, about=ended.version)
     number = ledger.state(lines).number(found.champion.version)
     Registry.open(workspace.params.mlflow, workspace.root).tag(adapter, number, "watch", told)
     return ended or told

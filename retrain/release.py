@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import ledger, looks, permission
-from retrain.errors import IntegrityError, NothingToDo, ParamsError, RejectedError, StaleError, WaitingError
+from retrain.errors import IntegrityError, NothingToDo, RejectedError, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write_line
 from retrain.params import load
 from retrain.registry import Registry
@@ -164,27 +164,34 @@ def _record(clone: Clone, attempt: ledger.Attempt, number: int, forced: str | No
 
 
 def rollback(
-    workspace: Workspace, adapter: str, *, version: int | None, reason: str, also: Sequence[ledger.Entry] = ()
-) -> Served:
+    workspace: Workspace, adapter: str, *, version: int | None, reason: str, also: Sequence[ledger.Entry] = (),
+    expected: int | None = None,
+) -> Served:  # fmt: skip
     """Put back the version that served before (or a given one that served): ledger by push, then the alias.
 
     Where MLflow's alias is not what the ledger says, as after a rollback that died half-way, it is first put right, and
     without a version that is all: run again, a rollback never undoes itself. A version that MLflow has lost is registered
-    again first. also: lines that belong to it, written in the same commit.
+    again first. also: lines that belong to it, written in the same commit. expected: the version that it is about;
+    StaleError where another one serves, then or by the time of the push.
     """
     with job(workspace, adapter, "rollback", lock=RELEASE) as clone:
-        repaired = _follow(workspace, clone, adapter)
+        try:
+            repaired = _follow(workspace, clone, adapter)
+        except IntegrityError:  # MLflow has lost what serves: all the more reason to go back
+            repaired = None
         if repaired and version in (None, repaired.version):
             return Served(repaired, None, repaired=True)
         lines = ledger.read(clone.root, adapter)
-        target = ledger.rollback_line(lines, adapter=adapter, version=version, reason=reason, at=now())
+        target = ledger.rollback_line(
+            lines, adapter=adapter, version=version, reason=reason, at=now(), expected=expected
+        )
         _, again = restored(workspace, clone, ledger.state(lines).versions[target.version])
 
         def write(clone: Clone) -> None:
             entries = ledger.read(clone.root, adapter)
-            line = ledger.rollback_line(entries, adapter=adapter, version=version, reason=reason, at=now())
-            if line.version != target.version:
-                raise ParamsError(f"{adapter} has changed meanwhile: v{line.version} served before, not v{target.version}")
+            line = ledger.rollback_line(
+                entries, adapter=adapter, version=target.version, reason=reason, at=now(), expected=target.from_version
+            )
             for entry in (*also, *([again] if again else []), line):
                 ledger.append(clone.root, adapter, entry)
             clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: back to v{line.version}: {reason}")
@@ -194,10 +201,10 @@ def rollback(
         return _placed(workspace, clone, adapter, repaired)
 
 
-def note(workspace: Workspace, adapter: str, line: ledger.Entry) -> None:
-    """Write one line to the ledger, by push."""
+def note(workspace: Workspace, adapter: str, line: ledger.Entry, *, about: int) -> None:
+    """Write one line about the version that serves to the ledger, by push; StaleError where another one serves by then."""
     with job(workspace, adapter, "note", lock=RELEASE) as clone:
-        write_line(clone, adapter, line)
+        write_line(clone, adapter, line, about=about)
 
 
 def _follow(workspace: Workspace, clone: Clone, adapter: str) -> ledger.Promotion | None:

@@ -69,11 +69,22 @@ def test_the_newest_promotion_serves_and_the_one_before_is_previous(two_versions
     assert ledger.state([]) == ledger.LedgerState(None, None, {}, ())
 
 
-def test_rolling_back_twice_goes_back_and_forward_again(two_versions):
+def test_a_rollback_that_names_no_version_undoes_none(two_versions):
     entries = list(two_versions)
-    for expected in (1, 2):
-        entries.append(ledger.rollback_line(entries, adapter="support", version=None, reason="slow", at=AT))
-        assert ledger.state(entries).champion.version == expected
+    entries.append(ledger.rollback_line(entries, adapter="support", version=None, reason="slow", at=AT))
+    assert ledger.state(entries).champion.version == 1
+    with pytest.raises(NothingToDo, match=r"v1 serves again since .* in place of v2 \(slow\): `--to 2` puts that one back"):
+        ledger.rollback_line(entries, adapter="support", version=None, reason="slow", at=AT)
+    entries.append(ledger.rollback_line(entries, adapter="support", version=2, reason="well again", at=AT))
+    assert ledger.state(entries).champion.version == 2
+
+
+def test_a_rollback_is_from_the_version_that_it_was_decided_on_alone(two_versions):
+    line = ledger.rollback_line(two_versions, adapter="support", version=1, reason="ill", at=AT, expected=2)
+    assert (line.from_version, line.version) == (2, 1)
+    for entries in ([*two_versions, line], promoted([*two_versions, attempt("ccc", champion="bbb")], "ccc", 3)):
+        with pytest.raises(StaleError, match=r"support-v[13] serves by now, not v2 which this is about"):
+            ledger.rollback_line(entries, adapter="support", version=1, reason="ill", at=AT, expected=2)
 
 
 def test_only_a_version_that_served_and_does_not_serve_can_come_back(two_versions):

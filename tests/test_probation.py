@@ -13,6 +13,7 @@ from small import TELLS, altered, message, workspace
 
 from monitoring import failures
 from retrain import jobs, ledger, probation, release, watch
+from retrain.errors import StaleError
 from retrain.params import load
 from retrain.probation import Probation, Tally
 from retrain.records import Example, from_stamp, read_json, stamp, write_json, write_jsonl, write_text
@@ -118,6 +119,28 @@ def test_a_loss_that_is_shown_rolls_back_by_itself_and_opens_a_retraining(releas
     assert lines[-1].reason.startswith(f"the watch: 10 lost and 0 won against support-v{champion.replaces} on 20 audited rows")
     assert watch.due(released, "support", None) == first + DAY
     assert probation.look(released, "support", first + 2 * DAY, ask=worse) is None
+
+
+@pytest.mark.parametrize(("ask", "after"), [(worse, DAY), (lambda sets: (worse(sets)[0],) * 2, 14 * DAY)])
+def test_a_version_promoted_while_both_are_asked_is_not_rolled_back_and_is_watched(
+    released: Workspace, ask: probation.Ask, after: timedelta
+) -> None:
+    champion, first = promoted(released, another_candidate)
+    traffic(released, champion, first, each=20, days=1)
+
+    def meanwhile(sets: Sequence[Sequence[Example]]) -> tuple[list[list[str]], list[list[str]]]:
+        promoted(released, another_candidate)
+        return ask(sets)
+
+    with pytest.raises(StaleError, match=f"serves by now, not v{champion.version} which this is about"):
+        probation.look(released, "support", first + after, ask=meanwhile)
+    lines = jobs.entries(released, "support")
+    newest = ledger.state(lines).champion
+    assert newest is not None
+    assert (lines[-1], newest.replaces) == (newest, champion.version)
+    watched = probation.on_probation(lines, load(released.root), first + after)
+    assert watched is not None
+    assert watched.champion == newest
 
 
 def test_nothing_is_watched_before_there_is_something_to_compare_with(released: Workspace) -> None:

@@ -144,8 +144,9 @@ def test_a_pause_holds_back_promotions_and_no_rollback(released: Workspace) -> N
         5, "error: support is not promoted now: promotions are paused until `retrain resume` (sale week)\n",
     )  # fmt: skip
     assert "promotions paused until resumed: sale week" in call("status", "-w", released.root).out
+    ill = serving(released).version
     assert release.rollback(released, "support", version=None, reason="ill").line is not None
-    assert release.rollback(released, "support", version=None, reason="well again").line is not None
+    assert release.rollback(released, "support", version=ill, reason="well again").line is not None
     assert call("resume", "support", "-w", released.root).code == 0
     assert call("resume", "support", "-w", released.root).code == 4
     assert release.promote(released, "support").promotion.digest == candidate.digest
@@ -196,10 +197,11 @@ def test_a_forced_promotion_needs_a_reason_is_marked_for_ever_and_may_serve(rele
 
 def test_a_candidate_that_was_judged_against_another_champion_is_stale(released: Workspace) -> None:
     another_candidate(released)
+    ill = serving(released).version
     release.rollback(released, "support", version=None, reason="ill")
     with pytest.raises(StaleError, match="was judged against support-v"):
         release.promote(released, "support")
-    release.rollback(released, "support", version=None, reason="well again")
+    release.rollback(released, "support", version=ill, reason="well again")
     release.promote(released, "support")
 
 

@@ -108,7 +108,7 @@ def promote(
 
 def rollback(
     adapter: Name,
-    to: Annotated[int | None, typer.Option(help="a version that served; default: the one before")] = None,
+    to: Annotated[int | None, typer.Option(help="a version that served; default: the one that the newest promotion replaced")] = None,
     reason: Annotated[str, typer.Option(help="kept in the ledger for ever")] = "rolled back by hand",
     workspace: Root = HERE,
     as_json: Json = False,
@@ -125,5 +125,5 @@ def rollback(
     out((made.line or made.promotion).as_dict(), as_json, [f"{tag} serves again"])
     if not made.line:
         words = f"MLflow's alias had gone astray and points at {tag} again, as the ledger says"
-        say_for(as_json)(f"{words}; nothing else was changed: run it again to go back further")
+        say_for(as_json)(f"{words}; nothing else was changed: `--to VERSION` goes to another one")
     projections.refresh(space, adapter, panels=False, say=say_for(as_json))

@@ -69,9 +69,9 @@ def test_promoted_bytes_serve_are_swapped_under_load_and_a_sigkill_loses_no_answ
             thread.start()
         another_version(space, forced=True)
         wait_for(lambda: given[-1].model == "support-v2")
-        for version in ("support-v1", "support-v2"):
-            release.rollback(space, "support", version=None, reason="a swap under load")
-            wait_for(lambda version=version: given[-1].model == version)
+        for version in (1, 2):
+            release.rollback(space, "support", version=version, reason="a swap under load")
+            wait_for(lambda version=version: given[-1].model == f"support-v{version}")
         end.set()
         for thread in threads:
             thread.join()
