@@ -62,17 +62,17 @@ def monitor_adapters():
     def after_promotion(adapter, *, data_interval_end=None, params=None, outlet_events=None):
         import datetime
 
-        from retrain import ledger, notify, probation
+        from retrain import jobs, ledger, notify, probation, watch
         from retrain.records import parse_time
         from retrain.workspace import Workspace
 
         end = params["end"] or data_interval_end or datetime.datetime.now(datetime.UTC)
         workspace = Workspace.open(WORKSPACE)
         found = probation.look(workspace, adapter, parse_time(end))
-        if isinstance(found, ledger.Watch) and found.outcome == "harmed":
-            notify.restored(workspace, adapter, what="the new champion is shown to be worse", changes=[found.told()])
+        for line in watch.harmed(jobs.entries(workspace, adapter))[-1:]:  # until an attempt: whoever wrote it may have died
+            notify.restored(workspace, adapter, what="the new champion is shown to be worse", changes=[line.told()])
             asset = Asset(f"fired-{adapter}", f"retrain://fired/{adapter}")
-            outlet_events[FIRED].add(asset, extra={"end": found.end})
+            outlet_events[FIRED].add(asset, extra={"end": line.end})
         told = found.told() if isinstance(found, ledger.Watch) else found
         return told or "nothing is watched"
 

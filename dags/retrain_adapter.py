@@ -80,10 +80,10 @@ def build(adapter):
 
         @task.sensor(poke_interval=60, timeout=90 * 86400, mode="reschedule", trigger_rule="none_failed_min_one_success")
         def wait():
-            from retrain import permission
+            from retrain import release
             from retrain.workspace import Workspace
 
-            why = permission.waits(Workspace.open(WORKSPACE), adapter)
+            why = release.waits(Workspace.open(WORKSPACE), adapter)
             if why:
                 print(why)
             return why is None

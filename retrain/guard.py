@@ -7,7 +7,7 @@ what to what and between which two looks, for MLflow records neither user nor ti
 from dataclasses import dataclass, field
 
 from retrain import ledger
-from retrain.errors import IntegrityError, RetrainError
+from retrain.errors import DataError, IntegrityError
 from retrain.jobs import RELEASE, TRIES, entries, job, now
 from retrain.objects import GoneError
 from retrain.registry import Move, Registry
@@ -73,10 +73,10 @@ def _rollback_is_there(registry: Registry, adapter: str, state: ledger.LedgerSta
 
 
 def _verdict(workspace: Workspace, promotion: ledger.Promotion) -> str | None:
-    """What is wrong with a version's verdict."""
+    """What is wrong with a version's verdict; RetrainError where it cannot be read, which says nothing about the version."""
     try:
         check_verdict(workspace, promotion)
-    except RetrainError as error:
+    except (DataError, IntegrityError) as error:
         return str(error)
     return None
 

@@ -17,7 +17,7 @@ from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
 from retrain.policies import Purpose
-from retrain.process import git
+from retrain.process import text_at
 from retrain.records import Example, file_digest, read_json, read_jsonl, stamp
 from retrain.registry import Registry
 from retrain.verdict import Verdict, read_verdict
@@ -232,10 +232,7 @@ def as_pushed(workspace: Workspace) -> Workspace:
 
 def remote_file(workspace: Workspace, path: str) -> str:
     """A file's text at the head of the remote's branch; empty where it has none."""
-    head = workspace.remote_head()
-    if not git(workspace.root, "ls-tree", "--name-only", head, path):
-        return ""
-    return git(workspace.root, "show", f"{head}:{path}")
+    return text_at(workspace.root, workspace.remote_head(), path) or ""
 
 
 # --- labels

@@ -127,18 +127,12 @@ def append(root: Path, adapter: str, entry: Entry) -> Path:
     path = ledger_path(root, adapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if file.tell() and _last_byte(path) != b"\n":
+        if file.tell() and path.read_bytes()[-1:] != b"\n":
             raise IntegrityError(f"{path} ends in half a line: a write was cut. {_restore(path)}")
         file.write(dumps(entry.as_dict()).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     return path
-
-
-def _last_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1)
 
 
 def state(entries: Iterable[Entry]) -> LedgerState:
@@ -147,8 +141,8 @@ def state(entries: Iterable[Entry]) -> LedgerState:
     versions: dict[int, Promotion] = {}
     numbers: dict[int, int] = {}
     attempts = []
-    rejected: set[str] = set()
-    for entry in entries:
+    refused: set[str] = set()  # by a rollout
+    for entry in (lines := list(entries)):
         if isinstance(entry, Attempt):
             attempts.append(entry)
         elif isinstance(entry, Promotion):
@@ -158,14 +152,14 @@ def state(entries: Iterable[Entry]) -> LedgerState:
             champion, previous = _known(versions, entry), champion
         elif isinstance(entry, Restored):
             numbers[_known(versions, entry).version] = entry.number
-        elif isinstance(entry, Decision):
-            (rejected.discard if entry.approved else rejected.add)(entry.digest)
         elif isinstance(entry, Rollout) and entry.outcome in ("failed", "withdrawn"):
-            rejected.add(entry.digest)
+            refused.add(entry.digest)
         elif isinstance(entry, Pause | Resume):
             pause = entry if isinstance(entry, Pause) else None
     newest = attempts[-1] if attempts else None
-    waits = newest and newest.promote and newest.digest not in rejected | {line.digest for line in versions.values()}
+    out = refused | {line.digest for line in versions.values()}
+    said = decision(lines, newest.digest) if newest else None
+    waits = newest and newest.promote and newest.digest not in out and (said is None or said.approved)
     challenger = newest if waits else None
     return LedgerState(champion, previous, versions, tuple(attempts), challenger, numbers, pause)
 
@@ -277,8 +271,11 @@ def _let_through(attempt: Attempt, entries: Sequence[Entry], now: LedgerState, a
 
 
 def decision(entries: Iterable[Entry], digest: str) -> Decision | None:
-    """What a person said last about these bytes."""
-    return next((e for e in reversed(list(entries)) if isinstance(e, Decision) and e.digest == digest), None)
+    """What was said last about these bytes; a no that names nobody (time was up) until they are judged again."""
+    said: Decision | None = None
+    for entry in (e for e in entries if isinstance(e, Attempt | Decision) and e.digest == digest):
+        said = entry if isinstance(entry, Decision) else said if said and (said.by or said.approved) else None
+    return said
 
 
 def _rolled_back(served: Promotion, entries: Sequence[Entry]) -> str:

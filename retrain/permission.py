@@ -4,7 +4,7 @@ An answer becomes a line of the ledger before it counts, so that the promoting j
 trust a tag or a task that said so before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from retrain.registry import Registry
 from retrain.workspace import Workspace
 
 WORDS = {"approved": True, "rejected": False}  # the values of the tag `approval` that are an answer
+UNANSWERED = "nobody answered"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def from_airflow(told: Mapping[str, Any] | None) -> Answer | None:
         return None
     approved, who = list(told["chosen_options"]) == ["Approve"], told["responded_by_user"]
     if who is None:
-        return Answer(False, "airflow", None, "nobody answered in time")
+        return Answer(False, "airflow", None, f"{UNANSWERED} in time")
     return Answer(approved, "airflow", str(who["name"]), "the task approve")
 
 
@@ -49,6 +50,12 @@ def closed(rules: Promotion, state: ledger.LedgerState, at: datetime) -> str | N
     return rules.hours.closed(at) if rules.hours else None
 
 
+def answered(entries: Sequence[ledger.Entry], digest: str, rules: Promotion) -> ledger.Decision | None:
+    """What was said of these bytes, a yes only where it was said in the place that params ask now. Pure."""
+    said = ledger.decision(entries, digest)
+    return said if said and (not said.approved or rules.approval in ("auto", said.via)) else None
+
+
 def decide(
     workspace: Workspace, adapter: str, answer: Answer | None = None, *, about: str | None = None
 ) -> ledger.Decision | None:
@@ -56,7 +63,8 @@ def decide(
 
     answer: what Airflow's approval brought; MLflow is asked here for the version's tag `approval`. about: the digest that was
     asked about; where another candidate waits by now, StaleError: nobody has answered for that one. WaitingError while nobody
-    has answered; no answer in promotion.answer_hours is a no. An answer that is recorded stays.
+    has answered; no answer in promotion.answer_hours is a no. An answer that is recorded stays: a person's for ever, that
+    nobody answered until these bytes are judged again.
     """
     with job(workspace, adapter, "decide", lock=RELEASE) as clone:
         rules = load(clone.root).of(adapter).promotion
@@ -65,7 +73,7 @@ def decide(
         lines = ledger.read(clone.root, adapter)
         newest, challenger = ledger.state(lines).attempts[-1:], ledger.state(lines).challenger
         asked = about or (newest[0].digest if newest else "")
-        known = ledger.decision(lines, asked)
+        known = answered(lines, asked, rules)
         if known or challenger is None:
             return known
         if challenger.digest != asked:
@@ -73,27 +81,38 @@ def decide(
             raise StaleError(f"{asked[:12]} was asked about, and {newer}: answer for that one")
         registry = Registry.open(workspace.params.mlflow, workspace.root)
         number = registry.by_digest(adapter, challenger.digest)
-        if answer is None and rules.approval == "mlflow" and number is not None:
-            answer = _in_mlflow(registry, adapter, number, rules, datetime.now(UTC))
+        if answer is None and rules.approval == "mlflow":
+            if number is None:
+                fix = f"is not in MLflow: `retrain register {adapter}` first, then a person can answer there"
+                raise WaitingError(f"the candidate of {adapter} at {challenger.end} {fix}")
+            answer = _in_mlflow(registry, challenger, number, rules, datetime.now(UTC))
         if answer is None:
             raise WaitingError(f"the candidate of {adapter} at {challenger.end} {ledger.ASKS[rules.approval]}")
         line = ledger.Decision(at=now(), adapter=adapter, digest=challenger.digest, **vars(answer))
         write_line(clone, adapter, line)
         if number is not None:
-            registry.tag(adapter, number, "approval", "approved" if line.approved else "rejected")
+            registry.tag(adapter, number, "approval", recorded(line))
         registry.follow(adapter, ledger.state(ledger.read(clone.root, adapter)))
         return line
 
 
-def _in_mlflow(registry: Registry, adapter: str, number: int, rules: Promotion, at: datetime) -> Answer | None:
+def recorded(line: ledger.Decision) -> str:
+    """The tag `approval` once the answer is in the ledger: what nobody set in MLflow is no answer there later on."""
+    if line.via == "mlflow" and not line.reason.startswith(UNANSWERED):
+        return "approved" if line.approved else "rejected"
+    return line.told().partition(" ")[2]
+
+
+def _in_mlflow(registry: Registry, asked: ledger.Attempt, number: int, rules: Promotion, at: datetime) -> Answer | None:
     """The tag `approval` of a version (and `approval_by`, `approval_reason`, where somebody gave them), or that time is up."""
-    version = registry.version(adapter, number)
+    version = registry.version(asked.adapter, number)
     said = version.tags.get("approval", "").strip().lower()
     if said in WORDS:
         reason = version.tags.get("approval_reason") or f"tag approval of MLflow's version {number}"
         return Answer(WORDS[said], "mlflow", version.tags.get("approval_by"), reason)
-    if at - datetime.fromtimestamp(version.created, UTC) > timedelta(hours=rules.answer_hours):
-        return Answer(False, "mlflow", None, f"nobody answered within {rules.answer_hours:g} hours")
+    since = max(datetime.fromtimestamp(version.created, UTC), parse_time(asked.at))
+    if at - since > timedelta(hours=rules.answer_hours):
+        return Answer(False, "mlflow", None, f"{UNANSWERED} within {rules.answer_hours:g} hours")
     return None
 
 
@@ -103,10 +122,10 @@ def waits(workspace: Workspace, adapter: str) -> str | None:
     state = ledger.state(lines)
     if state.challenger is None:
         return None
-    if rules.approval == "mlflow" and ledger.decision(lines, state.challenger.digest) is None:
+    if rules.approval == "mlflow" and answered(lines, state.challenger.digest, rules) is None:
         registry = Registry.open(workspace.params.mlflow, workspace.root)
         number = registry.by_digest(adapter, state.challenger.digest)
-        if number is None or _in_mlflow(registry, adapter, number, rules, datetime.now(UTC)) is None:
+        if number is None or _in_mlflow(registry, state.challenger, number, rules, datetime.now(UTC)) is None:
             return "nobody has answered in MLflow"
     return closed(rules, state, datetime.now(UTC))
 

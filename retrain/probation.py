@@ -12,11 +12,12 @@ from pathlib import Path
 
 from monitoring import failures
 from monitoring.windows import Window
-from retrain import jobs, ledger, release, score, stats
+from retrain import jobs, ledger, notify, release, score, stats
 from retrain.answers import schema_in
+from retrain.errors import RetrainError
 from retrain.evaluate import Arms
 from retrain.params import Params
-from retrain.records import Example, from_stamp, stamp, unit_hash, verify_folder
+from retrain.records import Example, from_stamp, parse_time, stamp, unit_hash, verify_folder
 from retrain.registry import Registry
 from retrain.scoring import Judge
 from retrain.sections import Watch as Rules
@@ -53,7 +54,8 @@ def look(workspace: Workspace, adapter: str, end: datetime, *, ask: Ask | None =
     were asked is not touched: StaleError, and the next look is at that one. ask: for tests.
     """
     params, lines = jobs.remote_params(workspace).of(adapter), jobs.entries(workspace, adapter)
-    found = on_probation(lines, params, end)
+    watched = newest(lines)
+    found = on_probation(lines, params, end, _first_served(workspace, params, *watched, end) if watched else None)
     if found is None:
         return None
     sets = _audited(workspace, params, adapter, found, end)
@@ -68,28 +70,52 @@ def look(workspace: Workspace, adapter: str, end: datetime, *, ask: Ask | None =
     elif ended:
         release.note(workspace, adapter, ended, about=ended.version)
     number = ledger.state(lines).number(found.champion.version)
-    Registry.open(workspace.params.mlflow, workspace.root).tag(adapter, number, "watch", told)
+    try:
+        Registry.open(workspace.params.mlflow, workspace.root).tag(adapter, number, "watch", told)
+    except RetrainError as error:  # the ledger has it; what follows from it must not wait for MLflow
+        notify.warn(f"warning: the tag `watch` of {found.champion.tag} does not say it: {error}")
     return ended or told
 
 
-def on_probation(lines: Sequence[ledger.Entry], params: Params, end: datetime) -> Probation | None:
-    """The newest promotion, while it serves and its watch has not ended. Pure.
-
-    Its windows begin where the data ended that it was trained on: in event time, whatever the clock said at its promotion.
-    """
-    state = ledger.state(lines)
+def newest(lines: Sequence[ledger.Entry]) -> tuple[ledger.Promotion, datetime] | None:
+    """The newest promotion, while it serves and its watch has not ended, and where the data ended that it was trained on.
+    Pure."""
     moves = [line for line in lines if isinstance(line, ledger.Promotion | ledger.Rollback | ledger.Watch)]
     last = moves[-1] if moves else None
     if not isinstance(last, ledger.Promotion) or last.replaces is None or last.forced:
         return None
-    attempt = next((a for a in reversed(state.attempts) if a.digest == last.digest), None)
-    if attempt is None:
+    attempt = next((a for a in reversed(ledger.state(lines).attempts) if a.digest == last.digest), None)
+    return (last, from_stamp(attempt.end)) if attempt else None
+
+
+def _first_served(
+    workspace: Workspace, params: Params, champion: ledger.Promotion, since: datetime, end: datetime
+) -> datetime | None:
+    """When it answered its first request in [since, end); None where it has answered none."""
+    if since >= end:
         return None
-    length, first = timedelta(hours=params.window.hours), from_stamp(attempt.end)
-    count = int((end - first) / length) if end > first else 0
-    most = params.promotion.watch.windows
+    rows = open_logs(workspace, params, champion.adapter).rows(Window(since, end))
+    return rows.where(lambda t: t.model_version == champion.tag).first()
+
+
+def on_probation(lines: Sequence[ledger.Entry], params: Params, end: datetime, served: datetime | None) -> Probation | None:
+    """How far the watch of the `newest` promotion is, None where none is watched. Pure.
+
+    Its windows follow on the data that it was trained on, in event time, and count from the one in which it answered its
+    first request (served): it may have waited for days. Without any they run out that long after its promotion.
+    """
+    found = newest(lines)
+    if found is None:
+        return None
+    last, trained = found
+    length, most = timedelta(hours=params.window.hours), params.promotion.watch.windows
+    before = ledger.state(lines).versions[last.replaces or 0]
+    if served is None:
+        return Probation(last, before, (), over=end >= max(trained, parse_time(last.at)) + most * length)
+    first = trained + (served - trained) // length * length
+    count = max((end - first) // length, 0)
     windows = tuple(Window(first + n * length, first + (n + 1) * length) for n in range(min(count, most)))
-    return Probation(last, state.versions[last.replaces], windows, over=count >= most)
+    return Probation(last, before, windows, over=count >= most)
 
 
 def _audited(workspace: Workspace, params: Params, adapter: str, found: Probation, end: datetime) -> list[list[Example]]:

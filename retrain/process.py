@@ -181,6 +181,11 @@ def git(root: Path, *args: str) -> str:
     return result.stdout.strip()
 
 
+def text_at(root: Path, commit: str, path: str) -> str | None:
+    """A file's text at a commit, stripped; None where it has none there. Objects that are missing are a RetrainError."""
+    return git(root, "show", f"{commit}:{path}") if git(root, "ls-tree", "--name-only", commit, "--", path) else None
+
+
 def try_git(root: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     """`git ...` in root, whatever it returns."""
     return subprocess.run(["git", *args], cwd=root, env=environment(), text=True, errors="replace", capture_output=True)

@@ -17,7 +17,7 @@ from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write
 from retrain.params import load
 from retrain.registry import Registry
 from retrain.registry.champion import from_dvc, verdict_at
-from retrain.restore import card_of, restored
+from retrain.restore import card_of, restored, tags_of
 from retrain.workspace import Clone, Workspace
 
 
@@ -60,10 +60,7 @@ def _newest(clone: Clone, adapter: str, *, forced: str | None) -> ledger.Attempt
 def registered(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger.Attempt, forced: str | None = None) -> int:
     """MLflow's number of an attempt (hold RELEASE): bytes and verdict by commit, which belong together, uploaded, verified."""
     lines = ledger.read(clone.root, adapter)
-    learned = ledger.erasures(lines, attempt.digest)
-    if learned:
-        told = f"the attempt of {adapter} at {attempt.end} learned rows that are gone"
-        raise RejectedError(f"{told} ({ledger.erased(learned[-1])}): `retrain repro {adapter}` trains without them")
+    _unerased(lines, attempt)
     workspace.remote_head()  # brings the commit here
     verdict = verdict_at(workspace, adapter, attempt.commit)
     if verdict.bound["adapter"] != attempt.digest or not (verdict.promote or forced):
@@ -71,18 +68,32 @@ def registered(workspace: Workspace, clone: Clone, adapter: str, attempt: ledger
     registry = Registry.open(workspace.params.mlflow, workspace.root)
     known = registry.run_of(adapter, attempt.digest)  # None where MLflow was down when it trained
     run_id = known or registry.start_training(adapter, {"digest": attempt.digest})
-    tags = {"verdict": verdict.status, "commit": attempt.commit, "dataset": attempt.dataset, "base": attempt.base_digest}
-    tags |= {"forced": forced} if forced else {}
     card = card_of(workspace, adapter, attempt.commit)
     with tempfile.TemporaryDirectory() as scratch:
         folder = from_dvc(workspace, adapter, attempt.commit, Path(scratch) / "adapter", digest=attempt.digest)
         number = registry.register(
-            adapter, folder, digest=attempt.digest, tags=tags, description=card, run_id=run_id,
+            adapter, folder, digest=attempt.digest, tags=tags_of(attempt, forced), description=card, run_id=run_id,
             taken={**looks.tried(lines), **ledger.state(lines).taken()},
         )  # fmt: skip
     if not known:
         registry.finish(run_id, "FINISHED", {}, {"why": "only its bytes: MLflow was down when it trained"}, [])
     return number
+
+
+def _unerased(lines: Sequence[ledger.Entry], attempt: ledger.Attempt) -> None:
+    """RejectedError where it learned rows that are gone."""
+    learned = ledger.erasures(lines, attempt.digest)
+    if learned:
+        told = f"the attempt of {attempt.adapter} at {attempt.end} learned rows that are gone"
+        raise RejectedError(f"{told} ({ledger.erased(learned[-1])}): `retrain repro {attempt.adapter}` trains without them")
+
+
+def _open(clone: Clone, adapter: str) -> None:
+    """WaitingError where a pause or the hours hold promotions back."""
+    rules, state = load(clone.root).of(adapter).promotion, ledger.state(ledger.read(clone.root, adapter))
+    closed = permission.closed(rules, state, datetime.now(UTC))
+    if closed:
+        raise WaitingError(f"{adapter} is not promoted now: {closed}")
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,25 @@ class Challenged:
 def challenge(workspace: Workspace, adapter: str) -> Challenged:
     """`register`, and what a person has to know who is asked."""
     number = register(workspace, adapter)
-    attempt = ledger.state(entries(workspace, adapter)).attempts[-1]
-    asks = remote_params(workspace).of(adapter).promotion.approval
+    lines, rules = entries(workspace, adapter), remote_params(workspace).of(adapter).promotion
+    attempt, asks = ledger.state(lines).attempts[-1], rules.approval
     registry = Registry.open(workspace.params.mlflow, workspace.root)
-    if asks == "mlflow" and "approval" not in registry.version(adapter, number).tags:
+    tag, known = registry.version(adapter, number).tags.get("approval", ""), permission.answered(lines, attempt.digest, rules)
+    if asks == "mlflow" and known is None and tag.strip().lower() not in permission.WORDS:
         registry.tag(adapter, number, "approval", "waiting")
     subject = f"Shall {adapter}-v{number} serve? {attempt.why}"
     return Challenged(adapter, number, asks, subject, card_of(workspace, adapter, attempt.commit))
+
+
+def waits(workspace: Workspace, adapter: str) -> str | None:
+    """Why the challenger cannot be promoted yet, for whoever polls; one that MLflow has lost is registered again, for a person
+    to answer there."""
+    challenger = ledger.state(entries(workspace, adapter)).challenger
+    registry = Registry.open(workspace.params.mlflow, workspace.root)
+    asks = challenger and remote_params(workspace).of(adapter).promotion.approval
+    if challenger and asks == "mlflow" and registry.by_digest(adapter, challenger.digest) is None:
+        challenge(workspace, adapter)
+    return permission.waits(workspace, adapter)
 
 
 def promote(workspace: Workspace, adapter: str, *, about: str | None = None, forced: str | None = None) -> Served:
@@ -128,9 +151,8 @@ def promote(workspace: Workspace, adapter: str, *, about: str | None = None, for
             return Served(repaired, None, repaired=True)
         if state.champion and state.champion.digest == attempt.digest:
             return Served(state.champion, None, repaired=repaired is not None)
-        closed = permission.closed(load(clone.root).of(adapter).promotion, state, datetime.now(UTC))
-        if closed and forced is None:
-            raise WaitingError(f"{adapter} is not promoted now: {closed}")
+        if forced is None:
+            _open(clone, adapter)
         number = registered(workspace, clone, adapter, attempt, forced)
         _record(clone, attempt, number, forced)
         return _placed(workspace, clone, adapter, repaired)
@@ -147,7 +169,8 @@ def _meant(clone: Clone, state: ledger.LedgerState, adapter: str, about: str | N
 
 
 def _record(clone: Clone, attempt: ledger.Attempt, number: int, forced: str | None) -> None:
-    """The promotion's line and tag, by push; a push that was refused looks at verdict, answer and champion again."""
+    """The promotion's line and tag, by push; a push that was refused looks at verdict, answer, champion, pauses, hours and
+    erasures again."""
     adapter, tag = attempt.adapter, f"{attempt.adapter}-v{number}"
 
     def write(clone: Clone) -> None:
@@ -155,6 +178,9 @@ def _record(clone: Clone, attempt: ledger.Attempt, number: int, forced: str | No
         line = ledger.promote_line(
             entries, digest=attempt.digest, version=number, tag=tag, at=now(), approval=asks, forced=forced
         )
+        _unerased(entries, attempt)
+        if forced is None:
+            _open(clone, adapter)
         ledger.append(clone.root, adapter, line)
         clone.commit([f"ledger/{adapter}.jsonl"], f"{adapter}: v{number} is champion{', FORCED' if forced else ''}")
         clone.git("tag", "--force", tag, attempt.commit)
@@ -182,9 +208,7 @@ def rollback(
         if repaired and version in (None, repaired.version):
             return Served(repaired, None, repaired=True)
         lines = ledger.read(clone.root, adapter)
-        target = ledger.rollback_line(
-            lines, adapter=adapter, version=version, reason=reason, at=now(), expected=expected
-        )
+        target = ledger.rollback_line(lines, adapter=adapter, version=version, reason=reason, at=now(), expected=expected)
         _, again = restored(workspace, clone, ledger.state(lines).versions[target.version])
 
         def write(clone: Clone) -> None:

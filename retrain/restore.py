@@ -5,6 +5,7 @@ from pathlib import Path
 
 from retrain import ledger
 from retrain.jobs import now
+from retrain.objects import GoneError
 from retrain.registry import Registry
 from retrain.registry.champion import from_dvc
 from retrain.store import Store
@@ -41,7 +42,10 @@ def _copy(registry: Registry, state: ledger.LedgerState, promotion: ledger.Promo
 
 def _register(workspace: Workspace, registry: Registry, state: ledger.LedgerState, promotion: ledger.Promotion) -> int:
     adapter = promotion.adapter
-    tags = {"commit": promotion.commit, "name": promotion.tag, "guard": f"registered again at {now()}"}
+    attempts = reversed(state.attempts)
+    attempt = next((a for a in attempts if (a.digest, a.commit) == (promotion.digest, promotion.commit)), None)
+    told = tags_of(attempt, promotion.reason if promotion.forced else None) if attempt else {"commit": promotion.commit}
+    tags = {**told, "name": promotion.tag, "guard": f"registered again at {now()}"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = from_dvc(workspace, adapter, promotion.commit, Path(scratch) / "adapter", digest=promotion.digest)
         card = card_of(workspace, adapter, promotion.commit)
@@ -50,8 +54,17 @@ def _register(workspace: Workspace, registry: Registry, state: ledger.LedgerStat
         )
 
 
+def tags_of(attempt: ledger.Attempt, forced: str | None) -> dict[str, object]:
+    """What a version's page in MLflow says of the attempt; forced: the reason for which a person put it past the gate."""
+    found = {"verdict": attempt.status, "commit": attempt.commit, "dataset": attempt.dataset, "base": attempt.base_digest}
+    return {**found, **({"forced": forced} if forced else {})}
+
+
 def card_of(workspace: Workspace, adapter: str, commit: str) -> str:
     """The card of a commit; empty where an erasure took it."""
     store = Store(workspace)
-    blob = store.out(commit, f"gate@{adapter}", f"out/{adapter}/card.md").get("")
-    return store.read(blob).decode("utf-8") if blob else ""
+    try:
+        blob = store.out(commit, f"gate@{adapter}", f"out/{adapter}/card.md").get("")
+        return store.read(blob).decode("utf-8") if blob else ""
+    except GoneError:
+        return ""

@@ -1,6 +1,6 @@
 """Jobs that look at production: measure a window, decide, and say what a retraining is for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -232,7 +232,7 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
     done = attempts[-1].end if attempts else ""
     windows = Registry.open(workspace.params.mlflow, workspace.root).windows(adapter, 50)
     fired = [row["end"] for row in windows if row["fire"] and row["end"] > done]
-    fired += [line.end for line in lines if isinstance(line, ledger.Watch) and line.outcome == "harmed" and line.end > done]
+    fired += [line.end for line in harmed(lines)]
     if not fired and any((line.after or "") == done for line in ledger.owed(lines)):
         return datetime.now(UTC).replace(microsecond=0)
     if not fired:
@@ -240,6 +240,13 @@ def due(workspace: Workspace, adapter: str, end: str | None) -> datetime:
             f"{adapter}: no window has fired since the last attempt ({done or 'none yet'}); give an end to train anyway"
         )
     return from_stamp(max(fired))
+
+
+def harmed(lines: Sequence[ledger.Entry]) -> list[ledger.Watch]:
+    """Champions that were shown to be worse since the newest attempt: a retraining is due. Pure."""
+    attempts = ledger.state(lines).attempts
+    done = attempts[-1].end if attempts else ""
+    return [line for line in lines if isinstance(line, ledger.Watch) and line.outcome == "harmed" and line.end > done]
 
 
 def rebase(workspace: Workspace, adapter: str, base: str, end: datetime, *, say: Say) -> jobs.Attempted:

@@ -129,7 +129,9 @@ class Workspace:
         if not head:
             raise ParamsError(f"{self.remote} has no branch {branch!r} (params.yaml, workspace): push it, or name another")
         if try_git(self.root, "cat-file", "-e", f"{head}^{{commit}}").returncode:
-            git(self.root, "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", self.remote, branch)
+            # as one pack, which is there whole or not at all: loose objects of a fetch that was cut look complete
+            whole = ("-c", "fetch.unpackLimit=1", "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance")
+            git(self.root, *whole, self.remote, branch)
         return head
 
     def behind(self) -> Behind:

@@ -13,7 +13,7 @@ from small import TELLS, altered, message, workspace
 
 from monitoring import failures
 from retrain import jobs, ledger, probation, release, watch
-from retrain.errors import StaleError
+from retrain.errors import RetrainError, StaleError
 from retrain.params import load
 from retrain.probation import Probation, Tally
 from retrain.records import Example, from_stamp, read_json, stamp, write_json, write_jsonl, write_text
@@ -138,9 +138,39 @@ def test_a_version_promoted_while_both_are_asked_is_not_rolled_back_and_is_watch
     newest = ledger.state(lines).champion
     assert newest is not None
     assert (lines[-1], newest.replaces) == (newest, champion.version)
-    watched = probation.on_probation(lines, load(released.root), first + after)
+    watched = probation.newest(lines)
     assert watched is not None
-    assert watched.champion == newest
+    assert watched[0] == newest
+
+
+def test_a_harmed_champion_whose_tag_cannot_be_written_is_rolled_back_and_opens_a_retraining_until_one_was_tried(
+    released: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion, first = promoted(released, another_candidate)
+    traffic(released, champion, first, each=20, days=1)
+
+    def down(self: Registry, *args: object) -> None:
+        raise RetrainError("MLflow is down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Registry, "tag", down)
+        ended = probation.look(released, "support", first + DAY, ask=worse)
+    assert f"the tag `watch` of {champion.tag} does not say it: MLflow is down" in capsys.readouterr().err
+    lines = jobs.entries(released, "support")
+    assert (lines[-2], lines[-1].kind) == (ended, "rollback")
+    assert watch.harmed(lines) == [ended]  # whoever looks next rings for it
+    another_candidate(released)
+    tried = jobs.entries(released, "support")
+    assert watch.harmed(tried) == []
+
+
+def test_windows_count_from_the_first_request_that_the_new_champion_answered(released: Workspace) -> None:
+    champion, first = promoted(released, another_candidate)
+    traffic(released, champion, first + 20 * DAY, each=20, days=2)
+    told = probation.look(released, "support", first + 22 * DAY, ask=lambda sets: (worse(sets)[0],) * 2)
+    assert told == (
+        f"{champion.tag} is watched: window 2 of 14, 40 audited rows, 0 lost and 0 won against support-v{champion.replaces}"
+    )
 
 
 def test_nothing_is_watched_before_there_is_something_to_compare_with(released: Workspace) -> None:
@@ -148,15 +178,19 @@ def test_nothing_is_watched_before_there_is_something_to_compare_with(released: 
     lines = jobs.entries(released, "support")
     end = from_stamp("2027-01-01T00-00-00Z")
     first = [line for line in lines if isinstance(line, ledger.Attempt | ledger.Promotion)][:2]
-    assert probation.on_probation(first, params, end) is None
-    assert probation.on_probation([], params, end) is None
     back = next(i for i, line in enumerate(lines) if isinstance(line, ledger.Rollback))
-    assert probation.on_probation(lines[: back + 1], params, end) is None
+    for some in (first, [], lines[: back + 1]):
+        assert (probation.newest(some), probation.on_probation(some, params, end, end)) == (None, None)
 
 
 PROMOTION = ledger.Promotion(
     at="2026-03-02T00:00:00Z", adapter="support", version=2, digest="b", commit="c", tag="support-v2", replaces=1
 )
+FIRST = PROMOTION.model_copy(update={"version": 1, "digest": "a", "replaces": None})
+ATTEMPT = ledger.Attempt(
+    at="2026-11-02T00:00:00Z", adapter="support", purpose="improve", end="2026-03-02T00-00-00Z", commit="c", digest="b",
+    status="passed", promote=True, dataset="d", audit=None, champion="a", why="",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -171,21 +205,27 @@ def test_a_watch_ends_as_harmed_kept_or_inconclusive(tally: Tally, over: bool, o
     assert (ended.outcome if ended else None) == outcome
 
 
-def test_windows_count_from_the_end_of_the_data_that_trained_it_and_no_further_than_asked() -> None:
+@pytest.mark.parametrize("waited", [0, 20])
+def test_windows_follow_on_the_data_that_trained_it_and_count_no_further_than_asked(waited: int) -> None:
     params = load()
-    attempt = ledger.Attempt(
-        at="2026-11-02T00:00:00Z", adapter="support", purpose="improve", end="2026-03-02T00-00-00Z", commit="c", digest="b",
-        status="passed", promote=True, dataset="d", audit=None, champion="a", why="",
-    )  # fmt: skip
-    first = PROMOTION.model_copy(update={"version": 1, "digest": "a", "replaces": None})
-    lines = [first, attempt, PROMOTION]
-    start = from_stamp(attempt.end)
+    lines = [FIRST, ATTEMPT, PROMOTION]
+    start = from_stamp(ATTEMPT.end)
+    begins = start + waited * DAY
     for days, windows, over in ((-1, 0, False), (0.9, 0, False), (3.5, 3, False), (14, 14, True), (99, 14, True)):
-        found = probation.on_probation(lines, params, start + days * DAY)
+        found = probation.on_probation(lines, params, begins + days * DAY, begins + timedelta(hours=9))
         assert found is not None
         assert (len(found.windows), found.over) == (windows, over)
-    assert stamp(found.windows[0].start) == attempt.end
-    assert probation.on_probation([*lines, PROMOTION.model_copy(update={"forced": True})], params, start + DAY) is None
+    assert found.windows[0].start == begins
+    assert probation.newest([*lines, PROMOTION.model_copy(update={"forced": True})]) is None
+
+
+@pytest.mark.parametrize(("at", "days", "over"), [(0, 13.9, False), (0, 14, True), (10, 23.9, False), (10, 24, True)])
+def test_without_a_request_the_windows_run_out_that_long_after_the_promotion(at: int, days: float, over: bool) -> None:
+    start = from_stamp(ATTEMPT.end)
+    late = PROMOTION.model_copy(update={"at": (start + at * DAY).isoformat()})
+    found = probation.on_probation([FIRST, ATTEMPT, late], load(), start + days * DAY, None)
+    assert found is not None
+    assert (found.windows, found.over) == ((), over)
 
 
 def test_a_row_whose_label_is_no_answer_counts_for_neither() -> None:

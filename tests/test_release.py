@@ -13,6 +13,7 @@ from retrain import edits, guard, jobs, ledger, permission, prune, release, roll
 from retrain.errors import RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.permission import Answer
+from retrain.records import from_stamp, stamp
 from retrain.registry import Registry, load_champion
 from retrain.sections import OfficeHours
 from retrain.workspace import Workspace
@@ -40,6 +41,15 @@ def serving(space: Workspace) -> ledger.Promotion:
     found = ledger.state(jobs.entries(space, "support")).champion
     assert found is not None
     return found
+
+
+def judged_again(space: Workspace, attempt: ledger.Attempt) -> ledger.Attempt:
+    """A later retraining that came to the same bytes."""
+    end = stamp(from_stamp(attempt.end) + timedelta(days=1))
+    again = attempt.model_copy(update={"at": jobs.now(), "end": end})
+    with space.clone("again") as clone:
+        jobs.write_line(clone, "support", again)
+    return again
 
 
 # --- a person's answer
@@ -84,7 +94,7 @@ def test_a_no_is_recorded_and_stays_a_no(released: Workspace, asks) -> None:
     with pytest.raises(RejectedError, match="rejected by ada in airflow"):
         release.promote(released, "support")
     assert "challenger" not in registry(released).aliases("support")
-    assert registry(released).version("support", number).tags["approval"] == "rejected"
+    assert registry(released).version("support", number).tags["approval"] == "rejected by ada in airflow: the task approve"
     called = call("promote", "support", "-w", released.root)
     assert (called.code, called.err.startswith("the candidate of support was rejected by ada")) == (3, True)
 
@@ -120,6 +130,51 @@ def test_no_answer_in_time_is_a_no(released: Workspace, asks) -> None:
     said = rollout.conclude(released, "support")
     assert isinstance(said, ledger.Decision)
     assert (said.approved, said.reason) == (False, "nobody answered within 1e-07 hours")
+
+
+def test_bytes_that_nobody_answered_for_in_time_are_asked_about_again_once_they_are_judged_again(
+    released: Workspace, asks
+) -> None:
+    asks("approval=mlflow", "answer_hours=0.0000001")
+    first = another_candidate(released)
+    number = release.challenge(released, "support").number
+    assert not rollout.conclude(released, "support").approved
+    asks("approval=mlflow", "answer_hours=72")
+    again = judged_again(released, first)
+    assert release.challenge(released, "support").number == number
+    assert registry(released).version("support", number).tags["approval"] == "waiting"
+    assert permission.waits(released, "support") == "nobody has answered in MLflow"
+    registry(released).tag("support", number, "approval", "approved")
+    assert rollout.conclude(released, "support", about=again.digest).promotion.digest == first.digest
+
+
+def test_a_yes_counts_where_params_ask_now(released: Workspace, asks) -> None:
+    asks("approval=airflow")
+    candidate = another_candidate(released)
+    number = release.challenge(released, "support").number
+    permission.decide(released, "support", Answer(True, "airflow", "ada", "the task approve"))
+    asks("approval=mlflow")
+    with pytest.raises(WaitingError, match="set the tag `approval` of its version in MLflow"):
+        rollout.conclude(released, "support")
+    assert permission.waits(released, "support") == "nobody has answered in MLflow"
+    registry(released).tag("support", number, "approval", "approved")
+    assert permission.waits(released, "support") is None
+    assert rollout.conclude(released, "support").promotion.digest == candidate.digest
+
+
+def test_a_candidate_that_is_not_in_mlflow_is_registered_first_and_again_where_it_was_deleted(
+    released: Workspace, asks
+) -> None:
+    asks("approval=mlflow")
+    candidate = another_candidate(released)
+    with pytest.raises(WaitingError, match="is not in MLflow: `retrain register support` first"):
+        rollout.conclude(released, "support")
+    number = release.challenge(released, "support").number
+    registry(released).client.delete_model_version("support", str(number))
+    assert release.waits(released, "support") == "nobody has answered in MLflow"
+    again = registry(released).by_digest("support", candidate.digest)
+    assert again is not None
+    assert registry(released).version("support", again).tags["approval"] == "waiting"
 
 
 def test_what_airflow_told_is_an_answer() -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import ibis
@@ -154,6 +154,11 @@ class Rows:
 
     def count(self) -> int:
         return int(self.engine.run(self.expr.count()))
+
+    def first(self) -> datetime | None:
+        """The earliest timestamp; None where there is no row."""
+        found = self.engine.run(self.expr.aggregate(first=self.expr.timestamp.min()))["first"]
+        return None if found.isna().all() else found[0].to_pydatetime().astimezone(UTC)
 
     def sample(self, n: int, salt: str) -> "pd.DataFrame":
         """n rows, those with the lowest md5(salt || request_id), in that order: the same on every engine. Rows that cannot be

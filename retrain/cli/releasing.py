@@ -108,7 +108,7 @@ def promote(
 
 def rollback(
     adapter: Name,
-    to: Annotated[int | None, typer.Option(help="a version that served; default: the one that the newest promotion replaced")] = None,
+    to: Annotated[int | None, typer.Option(help="a version that served; default: what the newest promotion replaced")] = None,
     reason: Annotated[str, typer.Option(help="kept in the ledger for ever")] = "rolled back by hand",
     workspace: Root = HERE,
     as_json: Json = False,

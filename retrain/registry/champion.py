@@ -13,9 +13,9 @@ from typing import Any
 
 from retrain import ledger
 from retrain.errors import IntegrityError, NothingToDo, RetrainError
-from retrain.process import git
+from retrain.process import text_at
 from retrain.records import read_json, verify_folder, write_text
-from retrain.registry.versions import Registry
+from retrain.registry.versions import Registry, placed
 from retrain.store import Store
 from retrain.verdict import Verdict, parse_verdict
 from retrain.workspace import Workspace
@@ -75,8 +75,9 @@ def _entries(space: Workspace, adapter: str) -> tuple[list[ledger.Entry], list[s
     """The ledger as the remote has it, kept here for the day when it does not answer."""
     kept = space.local / "serving" / f"{adapter}.jsonl"
     try:
-        text = Store(space).show(space.remote_head(), f"ledger/{adapter}.jsonl") or ""
-        write_text(kept, text)
+        text = text_at(space.root, space.remote_head(), f"ledger/{adapter}.jsonl") or ""
+        if text or not kept.exists():
+            write_text(kept, text)
         return ledger.parse(text, adapter), []
     except IntegrityError:
         raise
@@ -101,7 +102,10 @@ def check_verdict(space: Workspace, promotion: ledger.Promotion) -> None:
 def verdict_at(space: Workspace, adapter: str, commit: str) -> Verdict:
     """The verdict that a retraining's commit holds."""
     path = f"out/{adapter}/verdict.json"
-    return parse_verdict(git(space.root, "show", f"{commit}:{path}"), f"{path} of {commit[:12]}")
+    text = text_at(space.root, commit, path)
+    if text is None:
+        raise IntegrityError(f"{commit[:12]} has no {path}: it is no commit of a retraining")
+    return parse_verdict(text, f"{path} of {commit[:12]}")
 
 
 def fetch(space: Workspace, entries: list[ledger.Entry], promotion: ledger.Promotion) -> Path:
@@ -145,5 +149,4 @@ def from_dvc(space: Workspace, adapter: str, commit: str, target: Path, *, diges
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(store.read(blob))
         verify_folder(folder, digest)
-        shutil.move(folder, target)
-    return target
+        return placed(folder, target, digest)

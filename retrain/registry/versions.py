@@ -4,7 +4,7 @@ MLflow is a projection: which version serves is in the ledger (`follow` makes th
 found by the digest of its bytes, never by its name. Order of every registration: upload, fetch and hash, record.
 """
 
-import shutil
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ class Registry(Runs):
         self, adapter: str, folder: Path, *, digest: str, tags: Mapping[str, object], description: str, run_id: str,
         taken: Mapping[int, str],
     ) -> int:  # fmt: skip
-        """The version of these bytes: the lowest that carries the digest, else a new one. Call it under the job's lock.
+        """The version of these bytes: the lowest that carries the digest, which gets tags and description anew, else a new one.
+        Call it under the job's lock.
 
         digest: sha256 of folder/manifest.json. taken: numbers that the ledger gave to digests; a registry that counts anew,
         such as a new database, skips those of other bytes. Nothing is recorded before every uploaded byte was fetched and
@@ -63,7 +64,12 @@ class Registry(Runs):
         """
         verify_folder(folder, digest)
         known = self.by_digest(adapter, digest)
-        return known if known is not None else self._upload_new(adapter, folder, digest, tags, description, run_id, taken)
+        if known is None:
+            return self._upload_new(adapter, folder, digest, tags, description, run_id, taken)
+        for name, value in tags.items():
+            self.tag(adapter, known, name, str(value))
+        self.client.update_model_version(adapter, str(known), shortened(description))
+        return known
 
     @called
     def register_again(
@@ -128,7 +134,10 @@ class Registry(Runs):
     def version(self, adapter: str, n: int) -> Version:
         found = next((version for version in self.versions(adapter) if version.version == n), None)
         if found is None:
-            raise IntegrityError(f"MLflow at {self.uri} has no version {n} of {adapter}: it was deleted, or never registered")
+            raise IntegrityError(
+                f"MLflow at {self.uri} has no version {n} of {adapter}: it was deleted, or never registered: "
+                f"`retrain reconcile {adapter}` registers what serves again"
+            )
         return found
 
     @called
@@ -138,12 +147,14 @@ class Registry(Runs):
 
     @called
     def drop(self, adapter: str, version: int) -> None:
-        """Delete a version and the adapter's bytes in its run; the run with its card and figures stays."""
+        """Delete a version and the adapter's bytes in its run, unless another version lies there too; the run with its card and
+        figures stays."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         run = self.client.get_run(self.client.get_model_version(adapter, str(version)).run_id)
         self.client.delete_model_version(adapter, str(version))
-        get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri).delete_artifacts("adapter")
+        if all(other.run_id != run.info.run_id for other in self.client.search_model_versions(f"name = '{adapter}'")):
+            get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri).delete_artifacts("adapter")
 
     @called
     def holds(self, adapter: str, version: int, digest: str) -> None:
@@ -186,8 +197,7 @@ class Registry(Runs):
         with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as copy:
             folder = Path(self.client.download_artifacts(run_id, "adapter", copy))
             verify_folder(folder, digest)
-            shutil.move(folder, dst)
-        return dst
+            return placed(folder, dst, digest)
 
     # --- aliases
 
@@ -263,6 +273,17 @@ class Registry(Runs):
 def _version(version: Any) -> Version:
     tags = dict(version.tags)
     return Version(int(version.version), tags.get("digest", ""), tags, version.creation_timestamp / 1000)
+
+
+def placed(folder: Path, dst: Path, digest: str) -> Path:
+    """A verified folder moved to dst beside it, whole; where another process was first, that one's, verified too."""
+    try:
+        os.rename(folder, dst)
+    except OSError:
+        if not dst.is_dir():
+            raise
+        verify_folder(dst, digest)
+    return dst
 
 
 def shortened(text: str) -> str:
