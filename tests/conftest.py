@@ -1,13 +1,16 @@
 """A random two-layer base for every test where learning is beside the point, and a workspace that has no remote."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import forging
 import pytest
 import servers
+import small
 import talking
+from filelock import FileLock
 
 from retrain import base, endpoint
 from retrain import params as params_
@@ -48,6 +51,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def released(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One workspace whose first version serves, for tests that bring their own candidates (`forging.another_candidate`)."""
     return forging.released(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture(scope="session")
+def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Workspace]:
+    """Copies of a workspace whose first version has really learned and serves; all processes of a run share its training."""
+    shared = tmp_path_factory.getbasetemp()
+    made = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "learned"
+    with FileLock(f"{made}.lock"):
+        if not (made / "done").exists():
+            made.mkdir()
+            small.promoted(small.workspace(made, tiny), "2026-03-01T00:00:00Z")
+            (made / "done").touch()
+    return lambda folder: small.moved(made / "ws", folder / "ws")
 
 
 @pytest.fixture(scope="session")

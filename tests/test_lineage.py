@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ DAY = "2026-03-02"
 
 
 @pytest.fixture(scope="module")
-def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def space(learned: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """v1 learned the seed, v2 also what Ann and Bob corrected."""
-    made = small.workspace(tmp_path_factory.mktemp("lineage"), tiny)
-    small.promoted(made, "2026-03-01T00:00:00Z")
+    made = learned(tmp_path_factory.mktemp("lineage"))
     small.ask(made, DAY, [ANN, BOB], 20, lambda user, i: f"{user} {i}")
     collecting.collect(made, "support", parse_time("2026-03-03T00:00:00Z"))
     small.promoted(made, "2026-03-03T00:00:00Z", "replace")

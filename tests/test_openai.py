@@ -152,6 +152,7 @@ def test_the_same_files_again_add_nothing_and_a_second_file_leaves_the_first_as_
     assert set(files) == {"golden.jsonl", FILE}
 
 
+@pytest.mark.slow
 def test_a_first_candidate_from_these_files_passes_the_gate_and_serves(made: tuple[Workspace, dict[str, Any]]) -> None:
     space, _ = made
     called = call("repro", "tickets", "-w", space.root)

@@ -182,6 +182,7 @@ def test_what_preflight_refuses_ends_repro_with_2_before_a_stage_runs(space: Wor
     assert "Running stage" not in done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_stage_refuses_comes_out_of_repro_as_the_stage_said_it(space: Workspace) -> None:
     done = repro(space, "train.targets=[nothing]")
     assert done.returncode == 2, done.stderr

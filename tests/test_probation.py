@@ -6,10 +6,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-import small
 import yaml
 from forging import another_candidate
-from small import TELLS, altered, message, workspace
+from small import TELLS, altered, message
 
 from monitoring import failures
 from retrain import jobs, ledger, probation, release, watch
@@ -44,11 +43,9 @@ def traffic(space: Workspace, champion: ledger.Promotion, first: datetime, each:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def trained(learned: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Its first version has really learned, and can be asked."""
-    space = workspace(tmp_path_factory.mktemp("probation"), tiny)
-    small.promoted(space, "2026-03-02T00:00:00Z")
-    return space
+    return learned(tmp_path_factory.mktemp("probation"))
 
 
 def same_weights(space: Workspace) -> ledger.Attempt:

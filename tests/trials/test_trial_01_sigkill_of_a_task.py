@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults import END, killed_at
+from forging import another_candidate
 from small import TELLS, another_version, workspace
 
 from retrain import collecting, guard, jobs, ledger, release, watch
@@ -22,24 +23,29 @@ def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def attempted(space: Workspace) -> ledger.Attempt:
-    """Killed before its push, then run again."""
+def attempted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, ledger.Attempt]:
+    """A candidate that passed, in a workspace without a champion."""
+    folder = tmp_path_factory.mktemp("passed")
+    space = workspace(folder, folder)
+    return space, another_candidate(space)
+
+
+@pytest.mark.slow
+def test_a_retraining_killed_before_or_after_its_push_is_one_attempt(space: Workspace) -> None:
     killed_at(space, "Clone.publish", "before", "retrain")
     assert jobs.entries(space, "support") == []
     made = watch.retrain(space, "support", parse_time(END), say=lambda line: None)
     assert made.verdict is not None
     assert made.verdict.status == "passed"
-    return made.attempt
-
-
-def test_a_retraining_killed_after_its_push_is_one_attempt(space: Workspace, attempted: ledger.Attempt) -> None:
+    attempted = made.attempt
     again = watch.retrain(space, "support", parse_time(END), say=lambda line: None)
     assert not again.fresh
     assert jobs.entries(space, "support")[:1] == [attempted]
     assert sum(isinstance(entry, ledger.Attempt) for entry in jobs.entries(space, "support")) == 1
 
 
-def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspace, attempted: ledger.Attempt) -> None:
+def test_a_killed_promotion_leaves_one_version_and_one_promotion(attempted: tuple[Workspace, ledger.Attempt]) -> None:
+    space, attempt = attempted
     registry = Registry.open(space.params.mlflow, space.root)
     killed_at(space, "Registry.register", "after", "promote")  # registered, not in the ledger
     assert ledger.state(jobs.entries(space, "support")).champion is None
@@ -48,7 +54,7 @@ def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspac
     assert ledger.state(jobs.entries(space, "support")).champion is not None
     assert registry.alias("support", "champion") is None
     promoted = release.promote(space, "support")
-    assert (promoted.promotion.version, promoted.promotion.digest) == (1, attempted.digest)
+    assert (promoted.promotion.version, promoted.promotion.digest) == (1, attempt.digest)
     assert (promoted.line, promoted.repaired) == (None, True)
     assert release.promote(space, "support") == release.Served(promoted.promotion, None, repaired=False)
     assert sum(isinstance(entry, ledger.Promotion) for entry in jobs.entries(space, "support")) == 1
@@ -56,7 +62,8 @@ def test_a_killed_promotion_leaves_one_version_and_one_promotion(space: Workspac
     assert guard.reconcile(space, "support") == guard.Guarded("support", promoted.promotion, ())
 
 
-def test_a_killed_rollback_run_again_does_not_undo_itself(space: Workspace, attempted: ledger.Attempt) -> None:
+def test_a_killed_rollback_run_again_does_not_undo_itself(attempted: tuple[Workspace, ledger.Attempt]) -> None:
+    space, _ = attempted
     release.promote(space, "support")
     another_version(space)
     registry = Registry.open(space.params.mlflow, space.root)

@@ -4,7 +4,7 @@ import html
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,9 @@ REASON = "asked for it by letter"
 
 
 @pytest.fixture(scope="module")
-def lived(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def lived(learned: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """v1 learned the seed; v2 also what Ann and Bob corrected, and was judged by what else they asked; reports quote both."""
-    space = small.workspace(tmp_path_factory.mktemp("erase"), tiny, "train.epochs=10")
-    small.promoted(space, "2026-03-01T00:00:00Z")
+    space = learned(tmp_path_factory.mktemp("erase"))
     small.ask(space, DAY, [ANN, BOB], 24, lambda user, i: f"{MARK[user]} {i}" + (' "<b>" \u2028 é_*' if i < 4 else ""))
     collecting.collect(space, "support", parse_time("2026-03-03T00:00:00Z"))
     watch_retrain(space, "2026-03-03T00:00:00Z", "replace")
