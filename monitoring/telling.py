@@ -158,6 +158,10 @@ def _ledger_event(entry: ledger.Entry, at: datetime, key: str) -> Event:
         title = f"{way} from v{entry.from_version} to v{entry.version}"
         facts = [written, ("bytes", entry.digest[:12])]
         return Event(at, "rollback", key, title, (entry.reason,), facts=tuple(facts), digest=entry.digest)
+    if isinstance(entry, ledger.Rollout):
+        words, kind = entry.told().removesuffix(f": {entry.why}"), "rollback" if entry.outcome else "release"
+        facts = [written, ("bytes", entry.digest[:12]), ("for at least", f"{entry.hours:g} hours")]
+        return Event(at, kind, key, _capital(words), (entry.why,), facts=tuple(facts))
     if isinstance(entry, ledger.Release):
         return Event(at, "release", key, "A row released from quarantine", (entry.reason,), facts=(written, ("row", entry.id)))
     if isinstance(entry, ledger.Approval):

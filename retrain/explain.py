@@ -52,6 +52,7 @@ def explain(workspace: Workspace, name: str) -> Explained:
         Chapter("training", _told(lambda: _training(registry, attempt))),
         Chapter("verdict", _told(lambda: _verdict(workspace, attempt))),
         Chapter("approval", (_approval(lines, promotion),)),
+        *_rollout(lines, promotion),
         Chapter("what it replaced", (_replaced(lines, promotion),)),
         Chapter("since then", _since(lines, promotion)),
     )
@@ -121,6 +122,11 @@ def _approval(lines: Sequence[ledger.Entry], promotion: ledger.Promotion) -> str
         return f"FORCED past the gate by a person: {promotion.reason}"
     said = ledger.decision(lines, promotion.digest)
     return f"{said.at} {said.told().partition(' ')[2]}" if said else "nobody was asked: promotion.approval was auto"
+
+
+def _rollout(lines: Sequence[ledger.Entry], promotion: ledger.Promotion) -> list[Chapter]:
+    steps = [f"{e.at} {e.told()}" for e in lines if isinstance(e, ledger.Rollout) and e.digest == promotion.digest]
+    return [Chapter("beside the champion", tuple(steps))] if steps else []
 
 
 def _replaced(lines: Sequence[ledger.Entry], promotion: ledger.Promotion) -> str:

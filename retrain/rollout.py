@@ -5,26 +5,17 @@ Looks are made where the door writes its logs. Each writes at most one line, by 
 was looked at.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from retrain import jobs, ledger, looks, permission, release
-from retrain.answers import schema_in
+from retrain import jobs, ledger, looks, permission, release, traffic
 from retrain.errors import NothingToDo, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, job
-from retrain.looks import Arm, Judged, Look, Request
-from retrain.params import Params, load
+from retrain.looks import Judged, Look
+from retrain.params import load
 from retrain.records import parse_time
-from retrain.scoring import Judge
-from retrain.sections import SERVED
-from retrain.serving.journal import Table
-from retrain.text import normalise
 from retrain.workspace import Clone, Workspace
-
-Row = dict[str, Any]
-COUNTED = ("answered", "not_stored", "error", "timeout")  # what a version was asked and could answer
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ def look(workspace: Workspace, adapter: str, at: datetime | None = None, *, writ
     if line.action == "passed":
         return _promoted(workspace, adapter, line) if write else Looked(line, note="it waits to be promoted")
     rules = params.promotion.rollout
-    found = seen(workspace, params, adapter, line, looks.begun(lines, line), at)
+    found = traffic.seen(workspace, params, adapter, line, since=parse_time(looks.begun(lines, line).at), at=at)
     judged = looks.judge(found, line, rules)
     then = looks.following(line, judged, rules, jobs.now())
     if then is None or not write:
@@ -166,89 +157,6 @@ def _ended(lines: list[ledger.Entry]) -> str:
         return ledger.describe(last)
     moved = next(n for n in range(at, len(lines) + 1) if looks.running(lines[:n]) is None and n > at) - 1
     return f"the rollout ended when the ledger moved: {ledger.describe(lines[moved])}"
-
-
-# --- what the door's logs have
-
-
-def seen(workspace: Workspace, params: Params, adapter: str, line: ledger.Rollout, first: ledger.Rollout, at: datetime) -> Look:
-    """The requests of this step; labelled pairs since the rollout began. Rows are the door's own, as it wrote them."""
-    spec = params.adapter(adapter)
-    schema = schema_in(jobs.remote_file(workspace, spec.output), spec.output) if spec.output else None
-    judge, since, labels = Judge(spec.task, schema), parse_time(line.at).timestamp(), spec.labels
-    root, start = workspace.root / "logs", parse_time(first.at).timestamp()
-    served = [*_rows(root / adapter, start), *_rows(root / ".uncounted" / adapter, start)]
-    copies = list(_rows(root / ".shadow" / adapter, start))
-    step = [row for row in served if row.get("rollout") == line.key and _time(row) >= since]
-    shadow = [row for row in copies if row.get("rollout") == line.key and _time(row) >= since]
-    asked = [*step, *(shadow if line.weight == 0 else [])]
-    requests = tuple(
-        Request(
-            at=_time(row), arm=_arm(row, line), failed=row.get("outcome") in ("error", "timeout"),
-            invalid="response" in row and not judge.parsed(row["response"], labels),
-            seconds=row["latency_ms"] / 1000 if row.get("outcome", "answered") in ("answered", "not_stored") else None,
-        )
-        for row in asked if row.get("outcome", "answered") in COUNTED
-    )  # fmt: skip
-    broken = [str(row["why"]) for row in shadow if row.get("outcome") == "refused"]
-    told = _feedback(workspace, adapter, start)
-    pairs = [
-        (judge.right(answers["challenger"], label), judge.right(answers["champion"], label))
-        for answers, label in _pairs(served, copies, told, line)
-    ]
-    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
-    lost, won = sum(b and not a for a, b in known), sum(a and not b for a, b in known)
-    thumbs = {arm: _thumbs([row for row in step if _arm(row, line) == arm], told) for arm in _arms()}
-    return Look(at, requests, len(known), lost, won, thumbs, broken[-1] if broken else None)
-
-
-def _arms() -> tuple[Arm, Arm]:
-    return "challenger", "champion"
-
-
-def _rows(folder: Any, since: float) -> Iterator[Row]:
-    if folder.exists():
-        yield from Table(folder, 1).rows(since)
-
-
-def _time(row: Row) -> float:
-    return datetime.fromisoformat(row["timestamp"]).timestamp()
-
-
-def _arm(row: Row, line: ledger.Rollout) -> Arm:
-    return "challenger" if row.get("digest") == line.digest else "champion"
-
-
-def _feedback(workspace: Workspace, adapter: str, since: float) -> dict[str, Row]:
-    """Request -> what was said of it, the newest of each kind."""
-    told: dict[str, Row] = {}
-    for row in _rows(workspace.root / SERVED.format(adapter=adapter), since):
-        told.setdefault(row["request_id"], {}).update(row)
-    return told
-
-
-def _pairs(
-    served: list[Row], copies: list[Row], told: dict[str, Row], line: ledger.Rollout
-) -> Iterator[tuple[dict[Arm, str], str]]:
-    """(the answer of either version, the audit label) of requests that both answered while this rollout ran, the first of each
-    conversation or question."""
-    mine = [row for row in (*served, *copies) if "response" in row and str(row.get("rollout", "")).startswith(f"{line.tag}/")]
-    answers: dict[str, dict[Arm, str]] = {}
-    for row in mine:
-        answers.setdefault(row["request_id"], {})[_arm(row, line)] = row["response"]
-    known = set()
-    for row in sorted((row for row in mine if "prompt" in row), key=_time):
-        both, label = answers[row["request_id"]], told.get(row["request_id"], {}).get("audit_label")
-        one = row.get("conversation_id") or normalise(row["prompt"])
-        if label is not None and len(both) == 2 and one not in known:
-            known.add(one)
-            yield both, label
-
-
-def _thumbs(rows: list[Row], told: dict[str, Row]) -> tuple[int, int]:
-    """(up, all)."""
-    said = [told[row["request_id"]].get("feedback") for row in rows if row["request_id"] in told]
-    return said.count(1), said.count(1) + said.count(-1)
 
 
 # --- what a person says

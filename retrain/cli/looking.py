@@ -21,7 +21,7 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
 
 def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
     """As the remote's ledger and MLflow have it."""
-    from retrain import ledger, lineage, projections, review
+    from retrain import ledger, lineage, looks, projections, review
 
     behind, now = space.behind(), datetime.now(UTC)
     data: dict[str, Any] = {"pushed": True, "behind": behind.commits, "dirty": behind.dirty, "adapters": {}}
@@ -34,10 +34,12 @@ def _pushed(space: Any) -> tuple[dict[str, Any], list[str]]:
         data["adapters"][name] = {**told, "review": waits.as_dict()}
         lines.append(f"{name}: {serving or 'no champion yet'}" + (f"; last attempt {last.status}: {last.why}" if last else ""))
         data["adapters"][name]["erased"] = erased = lineage.erased(space, name)
-        serves = ledger.state(_entries(space, name))
-        data["adapters"][name] |= (standing := _promotion(serves, now))
+        entries = _entries(space, name)
+        tried = looks.running(entries)
+        standing = {**_promotion(ledger.state(entries), now), "rollout": tried.told() if tried else None}
+        data["adapters"][name] |= standing
         lines += [f"  {line}" for line in standing.values() if line]
-        owed = [f"a retraining is due (replace): `retrain repro {name}`"] if ledger.owed(_entries(space, name)) else []
+        owed = [f"a retraining is due (replace): `retrain repro {name}`"] if ledger.owed(entries) else []
         lines += [f"  {line}" for line in (*erased, *owed, *seen.lines(), *waits.lines(name, now))]
     return data, lines
 

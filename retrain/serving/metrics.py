@@ -60,9 +60,13 @@ class _Now:
             yield GaugeMetricFamily(f"retrain_serve_{name}", words, value=value)
         info = GaugeMetricFamily("retrain_serve_version_info", "The version that answers.", labels=["adapter", "version"])
         behind = GaugeMetricFamily("retrain_serve_behind", "1 where another should serve.", labels=["adapter"])
+        weight = GaugeMetricFamily("retrain_serve_rollout_weight", "Of 100, for the challenger.", labels=["adapter", "version"])
         for adapter, standing in self.versions.standings.items():
+            if standing.tried:
+                weight.add_metric([adapter, str(standing.tried.version.number)], float(standing.tried.line.weight))
             behind.add_metric([adapter], float(standing.behind))
             if standing.serves:
                 info.add_metric([adapter, str(standing.serves.number)], 1.0)
+        yield weight
         yield info
         yield behind
