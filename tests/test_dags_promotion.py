@@ -1,15 +1,18 @@
 """The promoting half of the retraining DAG, run by Airflow itself (one process, no scheduler) on forged candidates."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from forging import another_candidate
 from test_dags import RUN
+from test_notify import Listener, listener  # noqa: F401  # a fixture
 
 from retrain import edits, jobs, ledger, release
-from retrain.records import from_stamp
+from retrain.records import from_stamp, stamp
 from retrain.registry import Registry
 from retrain.workspace import Workspace
 
@@ -56,3 +59,29 @@ def test_runs_promote_what_may_serve_and_a_persons_no_is_a_green_run_that_record
         assert ledger.state(jobs.entries(released, "support")).champion.digest == wanted.digest  # type: ignore[union-attr]
     finally:
         asks(released, "auto")
+
+
+@pytest.mark.slow
+def test_a_harmed_champion_rings_and_is_told_at_the_next_window_where_the_one_that_found_it_died(
+    released: Workspace,
+    listener: Listener,  # noqa: F811
+) -> None:
+    end = from_stamp(another_candidate(released).end) + timedelta(days=1)
+    ill = release.promote(released, "support").promotion
+    harmed = ledger.Watch(
+        at=jobs.now(), adapter="support", version=ill.version, against=ill.replaces, outcome="harmed", end=stamp(end), rows=20,
+        lost=10, won=0, why="it is shown to be worse",
+    )  # fmt: skip
+    release.rollback(released, "support", version=ill.replaces, reason="the watch", also=(harmed,))  # and died
+    before = (released.root / "params.yaml").read_text()
+    edits.set_values(released.root / "params.yaml", [f'notify.urls=["{listener.address}"]'])
+    window = {"start": (end - timedelta(days=1)).isoformat(), "end": end.isoformat()}
+    try:
+        wanted = json.dumps([("monitor_adapters", end.isoformat(), window)])
+        subprocess.run([sys.executable, "-c", RUN, str(released.root), wanted], capture_output=True, timeout=900, check=True)
+    finally:
+        (released.root / "params.yaml").write_text(before)
+    assert "support: the new champion is shown to be worse" in [message["title"] for message in listener.heard]
+    with sqlite3.connect(released.local / "airflow" / "airflow.db") as airflow:
+        events = airflow.execute("select extra from asset_event where source_task_id = 'after_promotion'").fetchall()
+    assert [json.loads(extra)["end"] for (extra,) in events] == [stamp(end)]
