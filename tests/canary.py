@@ -30,7 +30,8 @@ def ask(
 
 def traffic(address: str, users: Iterable[int]) -> list[httpx.Response]:
     """One question of each user, one after the other."""
-    with httpx.Client() as client:
+    alone = httpx.Limits(max_keepalive_connections=0)  # after a 500 the server closes the connection
+    with httpx.Client(limits=alone) as client:
         return [ask(address, user=f"user {n}", text=f"question {n}", client=client) for n in users]
 
 
