@@ -173,9 +173,9 @@ def _sigterm_raises() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def git(root: Path, *args: str) -> str:
-    """Output of `git ...` in root, stripped; a failure is a RetrainError with its last lines."""
-    result = try_git(root, *args)
+def git(root: Path, *args: str, timeout: float | None = None) -> str:
+    """Output of `git ...` in root, stripped; a failure, or more than so many seconds, is a RetrainError with its last lines."""
+    result = try_git(root, *args, timeout=timeout)
     if result.returncode:
         raise failure(["git", *args], root, result.returncode, (result.stdout + result.stderr).splitlines())
     return result.stdout.strip()
@@ -186,9 +186,32 @@ def text_at(root: Path, commit: str, path: str) -> str | None:
     return git(root, "show", f"{commit}:{path}") if git(root, "ls-tree", "--name-only", commit, "--", path) else None
 
 
-def try_git(root: Path, *args: str) -> "subprocess.CompletedProcess[str]":
-    """`git ...` in root, whatever it returns."""
-    return subprocess.run(["git", *args], cwd=root, env=environment(), text=True, errors="replace", capture_output=True)
+def try_git(root: Path, *args: str, timeout: float | None = None) -> "subprocess.CompletedProcess[str]":
+    """`git ...` in root, whatever it returns; RetrainError where it takes more than `timeout` seconds."""
+    command = ["git", *args]
+    with subprocess.Popen(
+        command, cwd=root, env=environment(), text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            _end_tree(process.pid)
+            raise failure(command, root, -signal.SIGKILL, [f"no answer in {timeout:g} s: is the network there?"]) from error
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _end_tree(pid: int) -> None:
+    """Kill a process and its children: git's helpers hold its pipes, and outlive it where the network is silent."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(pid)
+        for process in [*found.children(recursive=True), found]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> str:

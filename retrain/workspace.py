@@ -28,6 +28,7 @@ ORIGIN, DVC_STORE = ".retrain/origin.git", ".retrain/dvc"
 # no line for /champion/*/ or /data/failures/*/: DVC would skip the .dvc files beside them without a word
 PRODUCTS = ("recheck/", "synthetic/", "data/", "suites/", "adapter/", "predictions/", "card.md")
 IGNORED = ("/.retrain/", "/logs/", "/out/base/", *(f"/out/*/{out}" for out in PRODUCTS))
+SILENT = 60.0  # seconds after which a remote that is asked where its branch is counts as not there
 MOVED = re.compile(r"fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value")
 
 
@@ -125,13 +126,13 @@ class Workspace:
         No ref and no FETCH_HEAD is written, so that any number of readers may ask at once.
         """
         branch = self.params.workspace.branch
-        head = git(self.root, "ls-remote", self.remote, f"refs/heads/{branch}").partition("\t")[0]
+        head = git(self.root, "ls-remote", self.remote, f"refs/heads/{branch}", timeout=SILENT).partition("\t")[0]
         if not head:
             raise ParamsError(f"{self.remote} has no branch {branch!r} (params.yaml, workspace): push it, or name another")
         if try_git(self.root, "cat-file", "-e", f"{head}^{{commit}}").returncode:
             # as one pack, which is there whole or not at all: loose objects of a fetch that was cut look complete
             whole = ("-c", "fetch.unpackLimit=1", "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance")
-            git(self.root, *whole, self.remote, branch)
+            git(self.root, *whole, self.remote, branch, timeout=10 * SILENT)
         return head
 
     def behind(self) -> Behind:

@@ -61,6 +61,9 @@ class Stub:
     def trouble(self) -> str | None:
         return None
 
+    def note(self) -> str | None:
+        return None
+
     def busy(self) -> tuple[int, int]:
         return self.running, 0
 
@@ -79,24 +82,24 @@ def other(space: Workspace, *settings: str) -> Workspace:
     return replace(space, params=load(space.root, settings))
 
 
-def promote(space: Workspace, *versions: int, back: bool = False) -> None:
+def promote(space: Workspace, *versions: int, back: bool = False, adapter: str = "support") -> None:
     """Ledger lines, pushed: these versions served one after the other; `back`: the last one by a rollback."""
     with space.clone("test") as clone:
         for number in versions:
-            entries = ledger.read(clone.root, "support")
+            entries = ledger.read(clone.root, adapter)
             state = ledger.state(entries)
             before = state.champion.version if state.champion else None
             if back:
                 line: Any = ledger.Rollback(
-                    at=AT, adapter="support", from_version=before or 0, version=number, digest=digest(number), reason="test"
+                    at=AT, adapter=adapter, from_version=before or 0, version=number, digest=digest(number), reason="test"
                 )
             else:
                 line = ledger.Promotion(
-                    at=AT, adapter="support", version=number, digest=digest(number), commit="0" * 40, tag=f"support-v{number}",
+                    at=AT, adapter=adapter, version=number, digest=digest(number), commit="0" * 40, tag=f"{adapter}-v{number}",
                     replaces=before,
                 )  # fmt: skip
-            ledger.append(clone.root, "support", line)
-        clone.commit(["ledger/support.jsonl"], "test")
+            ledger.append(clone.root, adapter, line)
+        clone.commit([f"ledger/{adapter}.jsonl"], "test")
         clone.publish(lambda c: None, tries=1)
 
 

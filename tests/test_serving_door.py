@@ -86,6 +86,15 @@ def test_the_official_client_gets_an_answer_that_names_version_and_request(clien
     assert {name: row[name] for name in expected} == expected
 
 
+def test_an_answer_can_be_handed_back_as_it_came(client: openai.OpenAI, stub: Stub) -> None:
+    stub.text = lambda version, messages: " ".join(message.role for message in messages)
+    turns = list(HELLO)
+    turns.append(client.chat.completions.create(model="support", messages=turns).choices[0].message)
+    turns.append({"role": "user", "content": "and my refund"})
+    answer = client.chat.completions.create(model="support", messages=turns)
+    assert answer.choices[0].message.content == "user assistant user"
+
+
 def test_a_stream_brings_the_pieces_and_the_usage_when_asked(client: openai.OpenAI, stub: Stub) -> None:
     stub.text = lambda version, messages: "two| words"
     chunks = list(
@@ -141,6 +150,7 @@ def test_an_unknown_model_is_a_404_that_names_what_exists(client: openai.OpenAI)
         ({"model": "support", "messages": HELLO, "stream": "yes"}, 400, "stream"),
         ({"model": "support", "messages": [{"role": "wizard", "content": "x"}]}, 400, "role"),
         ({"model": "support", "messages": [{"role": "user", "content": "  "}]}, 400, "not blank"),
+        ({"model": "support", "messages": [{**HELLO[0], "tool_calls": [{"id": "1"}]}, *HELLO]}, 400, "tool_calls"),
         ({"model": "support", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
         (b'{"model":"support","messages":[{"role":"user","content":"\\ud800"}]}', 400, "Unicode|surrogate"),
         ({"model": "support", "messages": HELLO, "metadata": {"a": 1}}, 400, "metadata.a"),

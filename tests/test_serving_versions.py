@@ -4,7 +4,10 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,7 +15,10 @@ import pytest
 from doors import Stub, other, promote, running, space_of, until
 
 from retrain.errors import IntegrityError, RetrainError
+from retrain.serving import versions
 from retrain.serving.door import Door
+from retrain.serving.engine import Answered
+from retrain.serving.local import Local
 from retrain.serving.versions import Version
 from retrain.workspace import Workspace
 
@@ -96,6 +102,86 @@ def test_trial_37_a_version_that_does_not_load_leaves_the_old_one_serving_and_sa
         promote(space, 3)
         until(lambda: ask(address) == "support-v3")
         assert about(address)["why"] is None
+
+
+class Quick:
+    """An engine that has every answer at once."""
+
+    alive, busy = True, (0, 0)
+
+    def specialist(self, *about: Any) -> None:
+        pass
+
+    def encode(self, *about: Any) -> tuple[list[int], int]:
+        return [1], 1
+
+    def ask(self, *about: Any, **more: Any) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(Answered("x", 1.0, False, 1, 1))
+        return SimpleNamespace(future=future)
+
+
+def test_trial_37_a_load_that_hangs_in_this_process_stops_neither_a_rollback_nor_a_promotion(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, end = Local(other(space, "serve.load_seconds=0.3")), threading.Event()
+    earlier = threading.enumerate()
+    monkeypatch.setattr(versions, "RETRY", 0.1)
+    monkeypatch.setattr(local, "_engine", lambda version: end.wait(30) and None if version.number == 2 else Quick())
+    with running(local.workspace, local) as (door, address):
+        for number, back in ((2, False), (1, True), (2, False), (3, False)):
+            promote(space, number, back=back)
+            until(lambda number=number: about(address)["should_serve"] == f"support-v{number}")
+            if number == 2:
+                until(lambda: "longer than serve.load_seconds" in (about(address)["why"] or ""))
+            else:
+                until(lambda number=number: about(address)["serves"] == f"support-v{number}")
+            here = [thread for thread in threading.enumerate() if thread not in earlier]
+            assert sum(thread.name == "load support-v2" for thread in here) == 1
+        end.set()
+        assert door.versions.late() is None
+
+
+def test_whatever_a_look_meets_the_next_one_comes(door: tuple[Door, str], space: Workspace, stub: Stub) -> None:
+    def raises(digests: set[str]) -> None:
+        monkey.undo()
+        raise KeyError("data")
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(stub, "retain", raises)
+    until(lambda: stub.retain is not raises)
+    promote(space, 2)
+    until(lambda: ask(door[1]) == "support-v2")
+    until(lambda: httpx.get(door[1] + "/healthz").json()["status"] == "ok")
+
+
+def test_a_damaged_ledger_holds_up_no_other_adapter(space: Workspace, stub: Stub) -> None:
+    adapters = {**space.params.adapters, "second": space.params.adapters["support"]}
+    both = replace(space, params=space.params.model_copy(update={"adapters": adapters}))
+    promote(space, 1, adapter="second")
+    with running(both, stub) as (_, address):
+        promote(space, 2)
+        with space.clone("test") as clone:
+            ledger = clone.root / "ledger" / "support.jsonl"
+            whole = ledger.read_text()
+            ledger.write_text(whole + "{\n")
+            clone.commit(["ledger/support.jsonl"], "damaged")
+            clone.publish(lambda c: None, tries=1)
+        promote(space, 2, adapter="second")
+        until(lambda: httpx.get(address + "/healthz").json()["adapters"]["second"]["serves"] == "second-v2")
+        said = httpx.get(address + "/healthz").json()
+        assert said["status"] == "degraded"
+        assert "support serves as before" in said["notes"][0]
+        assert ask(address) in ("support-v1", "support-v2")
+
+
+def test_a_look_that_hangs_is_told(door: tuple[Door, str], stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+    monkeypatch.setattr(versions, "RETRY", -120.0)  # less serve.load_seconds: late at once
+    monkeypatch.setattr(stub, "retain", lambda digests: end.wait(20))
+    until(lambda: httpx.get(door[1] + "/healthz").json()["status"] == "degraded")
+    assert "a look at it hangs" in httpx.get(door[1] + "/healthz").json()["notes"][0]
+    end.set()
 
 
 def test_a_server_that_starts_on_a_version_it_cannot_load_serves_the_one_before(space: Workspace, stub: Stub) -> None:

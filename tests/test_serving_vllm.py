@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,57 @@ def test_old_versions_are_unloaded_and_what_is_not_ours_stays(
     assert set(stand_in.adapters) == {"support-v7", "somebody-elses"}
     remote.retain(set())
     assert set(stand_in.adapters) == {"somebody-elses"}
+
+
+def test_a_refused_unload_is_a_note_and_no_trouble(
+    remote: vllm.Remote, stand_in: vllms.VLLM, adapters: dict[str, Path]
+) -> None:
+    one = version(adapters["labels"])
+    remote.load(one)
+    stand_in.odd["/v1/unload_lora_adapter"] = (500, vllms.error("engine core is busy", 500))
+    remote.retain(set())
+    assert (remote.trouble(), remote.note()) == (None, remote.note())
+    assert "support-v7 is not needed and stays loaded: vLLM refuses" in (remote.note() or "")
+    stand_in.odd["/v1/unload_lora_adapter"] = (404, vllms.error("The lora adapter 'support-v7' cannot be found.", 404))
+    remote.retain(set())  # another door was first
+    assert (remote.trouble(), remote.note()) == (None, None)
+
+
+@pytest.mark.parametrize("odd", [b"<html>be right back</html>", {"object": "list"}, ["x"], {"data": ["x"]}])
+def test_a_list_of_models_that_is_none_is_told_and_forgotten_with_the_next_one(
+    remote: vllm.Remote, stand_in: vllms.VLLM, adapters: dict[str, Path], odd: Any
+) -> None:
+    one = version(adapters["labels"])
+    stand_in.odd["/v1/models"] = (200, odd)
+    with pytest.raises(EndpointError, match="is no list of models"):
+        remote.load(one)
+    remote.retain({one.digest})
+    assert "is no list of models" in (remote.note() or "")
+    stand_in.odd.clear()
+    remote.load(one)
+    remote.retain({one.digest})
+    assert remote.note() is None
+
+
+def test_a_load_that_hangs_holds_up_no_other(remote: vllm.Remote, stand_in: vllms.VLLM, adapters: dict[str, Path]) -> None:
+    one, hangs = version(adapters["labels"]), version(adapters["free"], 8)
+    remote.load(one)
+    stand_in.stalls["support-v8"] = end = threading.Event()
+    thread = threading.Thread(target=remote.load, args=(hangs,))
+    thread.start()
+    try:
+        while "load support-v8" not in stand_in.calls:
+            end.wait(0.01)
+        rest = threading.Thread(target=lambda: (remote.retain({one.digest}), remote.load(version(adapters["labels"], 9))))
+        rest.start()
+        rest.join(20)
+        assert not rest.is_alive()
+        assert answer(remote, one).text == training.LABELS[0]
+        assert set(stand_in.adapters) == {"support-v7", "support-v9"}
+    finally:
+        end.set()
+        thread.join(20)
+    assert "support-v8" in stand_in.adapters  # it ended after all
 
 
 def test_a_server_that_is_down_is_told(remote: vllm.Remote, adapters: dict[str, Path]) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import yaml
 
 from retrain.errors import BusyError, IntegrityError, ParamsError, RetrainError, StaleError
 from retrain.params import load
-from retrain.process import dvc, environment, git, run_group
+from retrain.process import dvc, environment, git, run_group, try_git
 from retrain.records import file_digest
 from retrain.workspace import Workspace, init
 
@@ -304,3 +305,15 @@ def test_children_end_with_their_parent(tmp_path, when, number, files):
         parent.kill()
         if living(tmp_path / "grandchild"):
             os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
+
+
+def test_a_remote_that_takes_calls_and_never_answers_ends_git_and_its_helpers(tmp_path):
+    import psutil
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.git"
+        started = time.monotonic()
+        with pytest.raises(RetrainError, match="no answer in 1 s"):
+            try_git(tmp_path, "-c", "http.proxy=", "ls-remote", address, timeout=1)
+        assert time.monotonic() - started < 20
+        assert not [child for child in psutil.Process().children(recursive=True) if "git" in child.name()]

@@ -18,6 +18,8 @@ class VLLM:
         self.asked: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.breaks = False  # in the middle of a stream
+        self.odd: dict[str, tuple[int, Any]] = {}  # path -> what it answers in place of what it should
+        self.stalls: dict[str, threading.Event] = {}  # adapter -> until when its load hangs
         self.url = ""
 
     def models(self) -> dict[str, Any]:
@@ -28,6 +30,8 @@ class VLLM:
     def lora(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         name = body["lora_name"]
         self.calls.append(f"{path.rpartition('/')[2].partition('_')[0]} {name}")
+        if name in self.stalls:
+            self.stalls[name].wait(30)
         if not self.runtime:
             return 404, {"detail": "Not Found"}
         if path == "/v1/unload_lora_adapter":
@@ -57,10 +61,12 @@ def serve() -> Iterator[VLLM]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.say(200, vllm.models())
+            self.say(*vllm.odd.get(self.path, (200, vllm.models())))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path in vllm.odd:
+                return self.say(*vllm.odd[self.path])
             if self.path.endswith("_lora_adapter"):
                 return self.say(*vllm.lora(self.path, body))
             vllm.asked.append(body)
@@ -87,7 +93,7 @@ def serve() -> Iterator[VLLM]:
             self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
 
         def say(self, status: int, data: Any) -> None:
-            sent = json.dumps(data).encode()
+            sent = data if isinstance(data, bytes) else json.dumps(data).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(sent)))
             self.end_headers()

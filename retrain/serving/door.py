@@ -167,6 +167,8 @@ class Door:
         """What serves and what should; 503 where no answer can be had."""
         standings = self.versions.standings
         trouble = self.backend.trouble()
+        said = (trouble, self.backend.note(), self.versions.ledger_error, self.versions.late(), self.logs.journal.error)
+        notes = [note for note in said if note]
         nothing = [name for name, one in standings.items() if one.should and not one.serves]
         if self.draining:
             status = "draining"
@@ -174,7 +176,7 @@ class Door:
             status = "loading"
         elif trouble or nothing:
             status = "failing"
-        elif self.versions.ledger_error or self.logs.journal.error or any(one.behind for one in standings.values()):
+        elif notes or any(one.behind for one in standings.values()):
             status = "degraded"
         else:
             status = "ok"
@@ -189,7 +191,6 @@ class Door:
             }
             for name, one in standings.items()
         }
-        notes = [note for note in (trouble, self.versions.ledger_error, self.logs.journal.error) if note]
         return 200 if status in ("ok", "degraded") else 503, {"schema": 1, "status": status, "adapters": about, "notes": notes}
 
     def next_audit(self, adapter: str, skip: int) -> Response:

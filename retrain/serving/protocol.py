@@ -29,6 +29,9 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+ANSWERED = ("refusal", "annotations", "audio", "function_call", "tool_calls")  # of an assistant's message
+
+
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
     type: Literal["text"]
@@ -41,6 +44,14 @@ class Turn(BaseModel):
     content: str | list[Part]
     name: str | None = None
     tool_call_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_before(cls, data: Any) -> Any:
+        """Without the empty fields of an answer that a client hands back as it came: they say nothing."""
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if not (name in ANSWERED and value in (None, [], {}, ""))}
 
     def message(self) -> Message:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)

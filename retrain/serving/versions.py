@@ -43,7 +43,8 @@ class Backend(Protocol):
     """What holds models and answers."""
 
     def load(self, version: Version) -> None:
-        """Ready to answer when it returns; RetrainError where it never will be. Loading what is loaded is nothing."""
+        """Ready to answer when it returns; RetrainError where it never will be. Loading what is loaded is nothing. A load that
+        hangs holds up neither the load of another version nor `retain`."""
 
     def retain(self, digests: set[str]) -> None:
         """Let go of all others; answers that have begun end as they began."""
@@ -55,6 +56,9 @@ class Backend(Protocol):
 
     def trouble(self) -> str | None:
         """Why nothing can be answered, or None."""
+
+    def note(self) -> str | None:
+        """What a person should mend although all is answered, or None."""
 
     def busy(self) -> tuple[int, int]:
         """(answers being written, requests that wait)."""
@@ -119,6 +123,9 @@ class Versions:
     standings: dict[str, Standing] = field(default_factory=dict)
     ledger_error: str | None = None
     looked: bool = False  # once: before that nothing is known
+    ended: float = 0.0  # when the last look did, by time.monotonic()
+    _unsettled: dict[str, str] = field(default_factory=dict)  # adapters whose ledger cannot be followed, and why
+    _loads: dict[str, threading.Thread] = field(default_factory=dict)  # the last one of a digest
     _before: set[str] = field(default_factory=set)
     _head: str | None = None
     _again: float = 0.0
@@ -127,6 +134,7 @@ class Versions:
 
     def __post_init__(self) -> None:
         self.standings = {name: Standing() for name in self.workspace.params.adapters}
+        self.ended = time.monotonic()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._follow, name="versions", daemon=True)
@@ -175,18 +183,37 @@ class Versions:
         """Ask the ledgers once; what fails is kept as a sentence, and nothing is raised."""
         try:
             head = self.workspace.remote_head()
-            if head != self._head or (time.monotonic() >= self._again and any(one.behind for one in self.standings.values())):
-                for adapter in self.standings:
-                    self._settle(adapter)
+            again = time.monotonic() >= self._again and any(one.behind for one in self.standings.values())
+            every = again or head != self._head
+            for adapter in self.standings if every else tuple(self._unsettled):
+                self._try_to_settle(adapter)
+            if every:
                 self._head, self._again = head, time.monotonic() + RETRY
             for adapter, standing in self.standings.items():
                 self.standings[adapter] = replace(standing, tried=self._trusted(standing.tried))
             now = {one.digest for standing in self.standings.values() for one in standing.loaded()}
             self.backend.retain(now | self._before)  # a request may hold what was pointed at a moment ago
             self._before = now
-            self.ledger_error, self.looked = None, True
-        except (RetrainError, OSError) as error:
-            self.ledger_error = f"the ledger cannot be read, what serves is as of the last look: {error}"
+            self.ledger_error, self.looked = "; ".join(self._unsettled.values()) or None, True
+        except Exception as error:  # whatever it is: the next look must come
+            self.ledger_error = f"the ledger cannot be read, what serves is as of the last look: {_words(error)}"
+        self.ended = time.monotonic()
+
+    def late(self) -> str | None:
+        """A sentence where the look that is under way takes longer than its longest load should."""
+        past, serve = time.monotonic() - self.ended, self.workspace.params.serve
+        if past <= RETRY + serve.follow_seconds + serve.load_seconds:
+            return None
+        return f"the ledger was last followed {past:.0f} s ago: a look at it hangs, what serves is as of then"
+
+    def _try_to_settle(self, adapter: str) -> None:
+        """One adapter that cannot be followed holds up no other; it is tried again at each look."""
+        try:
+            self._settle(adapter)
+            self._unsettled.pop(adapter, None)
+        except Exception as error:
+            self._unsettled[adapter] = why = f"the ledger cannot be read, {adapter} serves as before: {_words(error)}"
+            self.standings[adapter] = replace(self.standings[adapter], why=why)
 
     def _settle(self, adapter: str) -> None:
         """Make what the ledger says serve; at a start, where that cannot be, the newest earlier version that can."""
@@ -254,8 +281,10 @@ class Versions:
         return tuple(kept)
 
     def _loaded(self, entries: list[ledger.Entry], promotion: ledger.Promotion) -> Version:
-        """Fetched, verified and loaded within serve.load_seconds, in a thread that is left behind if it hangs."""
+        """Fetched, verified and loaded within serve.load_seconds, in a thread that is left behind, alone, if it hangs."""
         limit = self.workspace.params.serve.load_seconds
+        if (before := self._loads.get(promotion.digest)) and before.is_alive():
+            raise RetrainError(f"it is being loaded since an earlier look, longer than serve.load_seconds ({limit:g})")
         done: Future[Version] = Future()
 
         def load() -> None:
@@ -272,12 +301,15 @@ class Versions:
                     raise IntegrityError(f"the files of {version.name} changed while they were loaded: {folder}")
                 done.set_result(version)
             except Exception as error:  # whatever a model's code raises
-                done.set_exception(
-                    error if isinstance(error, RetrainError) else RetrainError(f"{type(error).__name__}: {error}")
-                )
+                done.set_exception(error if isinstance(error, RetrainError) else RetrainError(_words(error)))
 
-        threading.Thread(target=load, name=f"load {promotion.tag}", daemon=True).start()
+        self._loads[promotion.digest] = thread = threading.Thread(target=load, name=f"load {promotion.tag}", daemon=True)
+        thread.start()
         try:
             return done.result(timeout=limit)
         except TimeoutError as error:
             raise RetrainError(f"it took longer than serve.load_seconds ({limit:g}) to load") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, (RetrainError, OSError)) else f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from retrain import base, prompts
-from retrain.errors import BusyError, EndpointError, IntegrityError, RetrainError
+from retrain.errors import BusyError, EndpointError, IntegrityError
 from retrain.records import Message, read_json, verify_folder
 from retrain.sections import Vllm as Settings
 from retrain.serving.engine import Answered
@@ -30,7 +30,8 @@ from retrain.serving.versions import Version
 from retrain.unpacked import base_of
 from retrain.workspace import Workspace
 
-LOAD_SECONDS = 60.0  # for one call that is no answer
+LOAD_SECONDS, LIST_SECONDS = 60.0, 10.0  # for one call that is no answer; for what every look asks
+UNKNOWN = re.compile("does not exist|cannot be found")  # an adapter; without it a 404 is the route's
 CANNED = ("Hello", "Where is it?", "Please cancel that")
 
 
@@ -52,14 +53,18 @@ class Remote:
     _ready: dict[str, tuple[Version, Ready]] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)  # answers that are being written, by digest
     _idle: dict[str, float] = field(default_factory=dict)  # loaded and not wanted, since when
-    _loading: threading.Lock = field(default_factory=threading.Lock)
+    _loading: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))  # by digest
+    _swapping: threading.Lock = field(default_factory=threading.Lock)  # held for moments: nothing is asked under it
     _encoding: threading.Lock = field(default_factory=threading.Lock)
     _trouble: str | None = None
+    _note: str | None = None
 
     # --- what is loaded
 
     def load(self, version: Version) -> None:
-        with self._loading:
+        with self._swapping:
+            one_at_a_time = self._loading[version.digest]
+        with one_at_a_time:
             folder, run = self._placed(version), read_json(version.folder / "run.json")
             self._serve(version, folder, run["base"])
             if version.digest not in self._ready:
@@ -68,7 +73,8 @@ class Remote:
                 ready = Ready(template, tuple(run["labels"]), version.most)
                 for text in CANNED:
                     self._try(version, ready, text)
-                self._ready = {**self._ready, version.digest: (version, ready)}
+                with self._swapping:
+                    self._ready = {**self._ready, version.digest: (version, ready)}
 
     def _placed(self, version: Version) -> Path:
         """The version's own folder, written once and whole; other bytes under its name are never overwritten."""
@@ -110,32 +116,47 @@ class Remote:
 
     def retain(self, digests: set[str]) -> None:
         """Unload what nobody has wanted for serve.drain_seconds and no answer still uses, also what an earlier server left."""
-        with self._loading:
+        with self._swapping:
             self._ready = {one: found for one, found in self._ready.items() if one in digests or self._running[one]}
             wanted = {version.name for version, _ in self._ready.values()}
-            ours = re.compile(rf"({'|'.join(map(re.escape, self.workspace.params.adapters))})-v\d+")
-            try:
-                names = [card["id"] for card in self._models() if ours.fullmatch(card["id"])]
-                now = time.monotonic()
-                self._idle = {name: self._idle.get(name, now) for name in names if name not in wanted}
-                for name, since in self._idle.items():
-                    if now - since >= self.workspace.params.serve.drain_seconds:
-                        self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-            except RetrainError as error:
-                self._trouble = str(error)
+            if any(lock.locked() for lock in self._loading.values()):
+                return  # what is being loaded is in vLLM's list before it is wanted here
+        ours, why = re.compile(rf"({'|'.join(map(re.escape, self.workspace.params.adapters))})-v\d+"), list[str]()
+        try:
+            names = [card["id"] for card in self._models() if ours.fullmatch(card["id"])]
+        except EndpointError as error:
+            self._note = str(error)
+            return
+        now = time.monotonic()
+        self._idle = {name: self._idle.get(name, now) for name in names if name not in wanted}
+        for name, since in self._idle.items():
+            if now - since >= self.workspace.params.serve.drain_seconds:
+                try:
+                    self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+                except EndpointError as error:
+                    if "cannot be found" not in str(error):  # another door was first
+                        why.append(f"{name} is not needed and stays loaded: {error}")
+        self._note = "; ".join(why) or None
 
     def _models(self) -> list[dict[str, Any]]:
-        return list(self._call("GET", "/v1/models").json()["data"])
+        """What is loaded, each with its `id`; EndpointError where the answer is no such list."""
+        answer = self._call("GET", "/v1/models", timeout=LIST_SECONDS)
+        try:
+            return [{"id": str(one["id"]), **one} for one in answer.json()["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EndpointError(
+                f"{self.settings.url}/v1/models is no list of models ({answer.text[:80]!r}): is serve.vllm.url vLLM's address?"
+            ) from error
 
-    def _call(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _call(self, method: str, path: str, body: Any = None, timeout: float = LOAD_SECONDS) -> httpx.Response:
         """vLLM's answer; EndpointError with its words where it is no success."""
         try:
-            answer = httpx.request(method, self.settings.url + path, json=body, headers=self._headers(), timeout=LOAD_SECONDS)
+            answer = httpx.request(method, self.settings.url + path, json=body, headers=self._headers(), timeout=timeout)
         except httpx.HTTPError as error:
             self._trouble = f"vLLM at {self.settings.url} does not answer ({type(error).__name__})"
             raise EndpointError(self._trouble) from error
         self._trouble = None
-        if answer.status_code == 404 and path.endswith("_lora_adapter") and "does not exist" not in answer.text:
+        if answer.status_code == 404 and path.endswith("_lora_adapter") and not UNKNOWN.search(answer.text):
             raise EndpointError(
                 f"{self.settings.url}{path} is not there: start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=true"
             )
@@ -218,6 +239,9 @@ class Remote:
 
     def trouble(self) -> str | None:
         return self._trouble
+
+    def note(self) -> str | None:
+        return self._note
 
     def busy(self) -> tuple[int, int]:
         return sum(self._running.values()), 0
