@@ -4,13 +4,23 @@
 `regex`, whose assertions behind may vary in length. Of `password=...` and the like only the value is found.
 """
 
+import re
+
 _LEFT, _RIGHT = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
-_NAMES = (
-    r"password|passwd|pwd|passphrase|passcode|secret|api[ _-]?key|(?:secret[ _-]?)?access[ _-]?key|account[ _-]?key|"
-    r"secret[ _-]?key|private[ _-]?key|(?:access|auth|refresh|bearer|session|api)[ _-]?token|client[ _-]?secret"
+_WORDS = r"password|passwd|pwd|passphrase|passcode"  # "my ... is hunter2" says one; a key or token is longer
+_KEYS = (
+    r"secret|api[ _-]?key|(?:secret[ _-]?)?access[ _-]?key|account[ _-]?key|secret[ _-]?key|private[ _-]?key|"
+    r"(?:access|auth|refresh|bearer|session|api)[ _-]?token|client[ _-]?secret"
 )
+_NAMES = rf"{_WORDS}|{_KEYS}"
 _PEM = r"(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?"
 _OPEN, _VALUE = r"[\"']?", r"[^\s\"',;&<>]"
+# Groq, xAI, Perplexity, Replicate, NVIDIA, Atlassian, New Relic, Linear, Notion, Square, Vault, Postman, DigitalOcean
+_VENDORS = (
+    r"gsk_|xai-|pplx-|r8_|nvapi-|ATATT3|NR(?:AK|JS|II|AL)-|lin_(?:api|oauth)_|ntn_|EAAA|sq0(?:atp|csp|idp)-|hv[sbr]\.|"
+    r"PMAK-|do[opr]_v1_"
+)
+_VENDORS_HEX = r"dapi|shp(?:at|ca|pa|ss|ua|tka)_|SK|key-"  # Databricks, Shopify, Twilio, Mailgun
 
 FORMATS: tuple[tuple[str, str], ...] = (
     (r"A(?:KIA|SIA|BIA|CCA)", _LEFT + r"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}" + _RIGHT),  # AWS access keys
@@ -27,34 +37,69 @@ FORMATS: tuple[tuple[str, str], ...] = (
         rf"(?s)-----BEGIN {_PEM}-----.*?(?:-----END {_PEM}-----|\Z)",
     ),
     (r"[srp]k_|whsec_", _LEFT + r"(?:[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})"),  # Stripe
-    (r"hf_|npm_|pypi-|dop_v1_", _LEFT + r"(?:hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{40,}|dop_v1_[a-f0-9]{64})"),
+    (r"hf_|npm_|pypi-", _LEFT + r"(?:hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{40,})"),
+    (_VENDORS, _LEFT + rf"(?:{_VENDORS})(?=[\w=-]*\d)[\w=-]{{20,}}"),
+    (rf"(?:{_VENDORS_HEX})[0-9A-Fa-f]{{32}}", _LEFT + rf"(?:{_VENDORS_HEX})[0-9A-Fa-f]{{32}}" + _RIGHT),
+    (r"secret_", _LEFT + r"secret_[A-Za-z0-9]{40,}"),  # Notion, before 2024
+    (r"sig=", r"(?<=[?&]sig=)[A-Za-z0-9%+/_-]{30,}=*"),  # Azure's shared access signatures
     (r"SG\.", _LEFT + r"SG\.[\w-]{16,32}\.[\w-]{16,64}"),  # SendGrid
     (r"\d:[\w-]{35}", _LEFT + r"\d{8,10}:[\w-]{35}(?![\w-])"),  # Telegram bots
     (r"://", r"(?<=://)(?:[^\s/?#@:\"'<>]*:(?!<)[^\s/?#\"'<>]+|[^\s/?#@:\"'<>]{16,})(?=@)"),  # user and password in an address
     (r"(?i:bearer)", r"(?i)(?<=\bbearer\s{1,3})(?=[^\s]*\d)[A-Za-z0-9._~+/-]{16,}=*"),
-    (r"(?i:authorization)", r"(?i)(?<=\bauthorization[\"']?\s{0,3}:\s{0,3}[\"']?basic\s{1,3})[A-Za-z0-9+/]{6,}={0,2}"),
+    (
+        r"(?i:authorization)",
+        r"(?i)(?<=\bauthorization[\"']?\s{0,3}:\s{0,3}[\"']?(?:basic|token|apikey)\s{1,3})[A-Za-z0-9+/_.-]{6,}={0,2}",
+    ),
+    (
+        r"(?i:cookie)",
+        r"(?i)(?<=\bcookie[\"']?\s{0,3}:\s{0,3}[\"']?)[^\s=;,\"'<>]{1,80}=[^\s;\"'<>]{4,}(?:;\s?[^\s=;\"'<>]+=[^\s;\"'<>]+)*",
+    ),
     (  # password: hunter2 has a digit or a sign, "password: please" is a sentence
-        r"(?i:pass|pwd|secret|key|token)",
-        rf"(?i)(?<=(?<![a-z])(?:{_NAMES}){_OPEN}\s{{0,3}}(?::|=>|\bis\b)\s{{0,3}}{_OPEN})"
+        r"(?i:pass|pwd?|secret|key|token)",
+        rf"(?i)(?<=(?<![a-z])(?:(?:{_NAMES}|pass|pw){_OPEN}\s{{0,3}}(?::|=>)|(?:{_WORDS}|pw)\s{{1,3}}(?:is|was)\b)\s{{0,3}}{_OPEN})"
         rf"(?=[^\s\"',;]*[\d@#$%^*])(?!\d{{1,3}}(?:\W|$)){_VALUE}{{4,}}",
     ),
     (
+        r"(?i:secret|key|token)",
+        rf"(?i)(?<=(?<![a-z])(?:{_KEYS})\s{{1,3}}(?:is|was)\s{{0,3}}:?\s{{0,3}}{_OPEN})(?=[^\s\"',;]*\d){_VALUE}{{12,}}",
+    ),
+    (
+        r"(?i:token)",
+        rf"(?i)(?<=(?<![a-z])token{_OPEN}\s{{0,3}}(?::|=>?)\s{{0,3}}{_OPEN})(?=[^\s\"',;]*\d){_VALUE}{{16,}}",
+    ),
+    (
+        r"(?i:pass|pwd?|secret|key|token)",
+        rf"(?i)(?<=(?<![a-z])(?:{_NAMES}|pass|pw){_OPEN}\s{{0,3}}=(?!>)\s{{0,3}}{_OPEN}){_VALUE}{{4,}}",
+    ),
+    (  # JSON that stands in prose, or line by line: whatever is in its quotes
         r"(?i:pass|pwd|secret|key|token)",
-        rf"(?i)(?<=(?<![a-z])(?:{_NAMES}){_OPEN}\s{{0,3}}=(?!>)\s{{0,3}}{_OPEN}){_VALUE}{{4,}}",
+        rf"(?i)(?<=\"(?:[\w-]{{0,30}}[_-])?(?:{_NAMES})\\?\"\s{{0,3}}:\s{{0,3}}\\?\")(?!<[A-Z_]+_\d+>)[^\"\\\s][^\"\\\n]{{0,200}}",
     ),
 )
 
 ANY_FORMAT = "|".join(dict.fromkeys(gate for gate, _ in FORMATS))
 
-# names of fields in JSON, without case, dashes and underscores, whose text is a secret whatever it looks like
-FIELD_GATE = r"(?i:pass|pwd|secret|key|token|authorization|cookie|credential)"
-FIELDS = (
-    *("password", "passwd", "pwd", "passphrase", "passcode", "secret", "secretkey", "apikey", "accesskey", "privatekey"),
-    *("accountkey", "accesstoken", "authtoken", "refreshtoken", "sessiontoken", "apitoken", "idtoken", "csrftoken"),
-    *("authorization", "cookie", "credential", "credentials"),
+# Names of fields in JSON, as their last words without what is between them, and what in such a field is a secret: text or a
+# number, and all that stands below it. `cookie` is a header's: "chocolate chip" is none.
+FIELD_GATE = r"(?i:pass|pwd?|secret|key|token|authorization|cookie|credential)"
+_ANY, _TOKEN, _LONG, _HEADER, _ONE = (
+    re.compile(pattern)
+    for pattern in (r"(?s).+", r"\S*[^\s\d]\S*|\d{8,}", r"(?=\D*\d)\S{16,}", r"[^\s=;]+=.+", r"(?=\D*\d)\S{6,}")
 )
+FIELDS: dict[str, re.Pattern[str]] = {
+    **dict.fromkeys(("password", "passwd", "pwd", "passphrase", "passcode", "pw", "secret", "secretkey", "apikey"), _ANY),
+    **dict.fromkeys(("accesskey", "privatekey", "accountkey", "authorization", "credential", "credentials"), _ANY),
+    **{f"{kind}token": _TOKEN for kind in ("access", "auth", "refresh", "session", "api", "id", "csrf", "bearer")},
+    **{"token": _LONG, "cookie": _HEADER, "setcookie": _HEADER, "pass": _ONE},
+}
+_ENDS = ("password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "accesstoken")  # `dbpassword`
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
-def is_secret(field: str) -> bool:
-    """Whether a field of this name holds a secret: `api_key`, `X-Api-Key`, `accessToken`, ..."""
-    return field.casefold().replace("_", "").replace("-", "").replace(" ", "").endswith(FIELDS)
+def secret_in(field: str) -> re.Pattern[str] | None:
+    """What a value in a field of this name matches where it is a secret: `api_key`, `X-Api-Key`, `accessToken`, ..."""
+    words = [word.lower() for word in _PARTS.findall(field)]
+    for n in (3, 2, 1):
+        if len(words) >= n and (found := FIELDS.get("".join(words[-n:]))):
+            return found
+    return next((FIELDS[end] for end in _ENDS if words and words[-1].endswith(end)), None)

@@ -16,6 +16,7 @@ from retrain.errors import ParamsError, RetrainError
 from retrain.keyformats import ANY_FORMAT, FIELD_GATE, FORMATS
 from retrain.phones import DIALLED, Region, dialled
 from retrain.scrub_rules import NAMED, PATTERNS, Scrub
+from retrain.spellings import ordinary, plain
 
 MIN = 0.4  # a phone number always scores this; below are patterns that any nine digits match
 HEAVY = ("torch", "transformers", "stanza")  # 20 s and 440 MB in place of 3 s and 110 MB, and none of them is used
@@ -59,7 +60,7 @@ class Finder:
             for recogniser in self.recognisers
             if recogniser.gate.search(text)
             for one in _asked(recogniser, text)
-            if one.score >= MIN
+            if one.score >= MIN and not ordinary(recogniser.kind, text, one.start, one.end)
         ]
         spans: list[Span] = []
         for span in sorted(found, key=lambda span: (span.start, -span.end)):
@@ -117,7 +118,10 @@ def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
     known = presidio.predefined_recognizers
     for kind in rules.kinds:
         if kind in PATTERNS:
-            yield _recogniser(kind, PATTERNS[kind].gate, getattr(known, PATTERNS[kind].recogniser)())
+            gate, own = PATTERNS[kind].gate, PATTERNS[kind].own
+            yield _recogniser(kind, gate, getattr(known, PATTERNS[kind].recogniser)(), respelt=PATTERNS[kind].plain)
+            if own:
+                yield _recogniser(kind, gate, _own(presidio, kind, own))
         elif kind == "phone":
             yield Recogniser(kind, re.compile(DIALLED), _Phones(known.PhoneRecognizer, rules.regions))
         elif kind == "secret":
@@ -129,8 +133,12 @@ def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
         yield from _named(presidio, rules)
 
 
-def _recogniser(kind: str, gate: str, recogniser: Any) -> Recogniser:
-    return Recogniser(kind, re.compile(gate), lambda text: recogniser.analyze(text, recogniser.supported_entities, None))
+def _recogniser(kind: str, gate: str, recogniser: Any, *, respelt: bool = False) -> Recogniser:
+    def find(text: str) -> list[Any]:
+        read = dict.fromkeys([text, plain(kind, text)] if respelt else [text])
+        return [one for spelling in read for one in recogniser.analyze(spelling, recogniser.supported_entities, None)]
+
+    return Recogniser(kind, re.compile(gate), find)
 
 
 def _own(presidio: Any, kind: str, pattern: str) -> Any:

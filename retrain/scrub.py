@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from retrain.keyformats import is_secret
+from retrain.keyformats import secret_in
 from retrain.recognisers import Failed, Finder, Span, finder
 from retrain.records import Example
 from retrain.scrub_rules import PLACEHOLDER, Scrub
 
 DEEPEST = 8  # JSON in a string in JSON ...
 SPREAD = 5  # characters of a value that is looked for in the row's other texts too; shorter ones may mean something else there
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|[][{},]')
 _KEY = re.compile(r"\s*:")
 Change = Callable[[str, bool], str]  # (a text, whether it stands in a field for secrets) -> what it becomes
 
@@ -151,17 +151,51 @@ def mapped(text: str, change: Change, depth: int = 0) -> str:
     change keeps its bytes. A number becomes a string where it changes."""
     if depth == DEEPEST or not _is_json(text):
         return change(text, False)
-    pieces, at, secret = [], 0, False
+    pieces, at, fields = [], 0, _Fields()
     for token in _TOKEN.finditer(text):
+        if token[0] in "[]{},":
+            fields.passed(token[0])
+            continue
         old = json.loads(token[0]) if token[0][0] == '"' else token[0]
         is_key = token[0][0] == '"' and _KEY.match(text, token.end()) is not None
-        new = change(old, True) if secret and not is_key else mapped(old, change, depth + 1)
-        secret = is_key and is_secret(old)
+        secret = False if is_key else fields.hold(old)
+        new = change(old, True) if secret else mapped(old, change, depth + 1)
+        if is_key:
+            fields.key = old
         if new != old:
             as_ascii = token[0].isascii() or "\\u" in token[0]
             pieces += [text[at : token.start()], json.dumps(new, ensure_ascii=as_ascii)]
             at = token.end()
     return "".join([*pieces, text[at:]])
+
+
+class _Fields:
+    """Where in JSON one is: what in the fields around is a secret, which ends with them."""
+
+    def __init__(self) -> None:
+        self.open: list[re.Pattern[str] | None] = [None]
+        self.named: list[re.Pattern[str] | None] = [None]  # {"name": "Authorization", "value": ...}
+        self.key: str | None = None
+
+    def _now(self) -> re.Pattern[str] | None:
+        own = secret_in(self.key) if self.key is not None else None
+        return own or (self.named[-1] if self.key in ("value", "Value") else None) or self.open[-1]
+
+    def passed(self, mark: str) -> None:
+        if mark in "[{":
+            self.open.append(self._now())
+            self.named.append(None)
+        elif mark in "]}":
+            self.open.pop()
+            self.named.pop()
+        self.key = None
+
+    def hold(self, value: str) -> bool:
+        """Whether a value that stands here is a secret."""
+        secret = self._now()
+        if self.key in ("name", "Name", "key", "header"):
+            self.named[-1] = secret_in(value)
+        return secret is not None and secret.fullmatch(value) is not None
 
 
 def _begins_json(text: str) -> bool:

@@ -347,6 +347,32 @@ def test_trial_40_unknown_twice_300_times_and_a_day_late(
         assert rate(again, request, value=True).json()["error"]["code"] == "too_late"
 
 
+def test_what_is_said_again_takes_back_the_correction_that_it_leaves_out(open_door: tuple[Door, str], space: Workspace) -> None:
+    address = open_door[1]
+    user, reviewer = a_request(address, False), a_request(address, True)
+    rate(address, user, value=False, correction="refund_status")
+    rate(address, reviewer, source="reviewer", value=False, correction="refund_status")
+    assert rate(address, user).json()["status"] == "recorded"
+    assert rate(address, reviewer, source="reviewer", value=False).json()["status"] == "recorded"
+    assert rate(address, user).json()["status"] == "known"
+    folder = space.root / "logs/.feedback/support"
+    until(lambda: "".join(path.read_text() for path in folder.glob("*.jsonl")).count(reviewer) == 2)
+    until(lambda: logged(space, reviewer))
+    found = frame(space).loc[[user, reviewer]]
+    assert found["feedback"].fillna(0).tolist() == [1, 0]
+    assert found[["correction", "audit_label"]].isna().all(axis=None)
+
+
+def test_what_programs_and_reviewers_say_is_not_the_users_share(space: Workspace, stub: Stub) -> None:
+    with running(other(space, "serve.feedback.per_user=1"), stub) as (_, address):
+        request = a_request(address, False, user="eve")
+        for number in range(3):
+            assert rate(address, request, source="code", name="latency_ok", value=number).status_code == 200
+        assert rate(address, request, source="user").status_code == 200
+        assert rate(address, request, source="user", value=False).status_code == 429
+        assert rate(address, request, source="reviewer", value=False).status_code == 200
+
+
 @pytest.mark.parametrize(
     "more", [{"value": 5}, {"value": "up"}, {"correction": " "}, {"source": "me"}, {"name": "A b"}, {"x": 1}]
 )

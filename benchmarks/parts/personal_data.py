@@ -74,14 +74,14 @@ _ODD = (1, 0, 5, 7, 9, 13, 15, 17, 19, 21)
 _ODD_REST = (2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23)
 
 PERSONAL: dict[str, Make] = {
-    "email": lambda r: f"{letters(r, 6, string.ascii_lowercase)}{r.choice(('', '.x', '+shop', '_9'))}@{r.choice(('example.com', 'mail.example.org', 'firma.de', 'EXAMPLE.CO.UK'))}",
+    "email": lambda r: f"{letters(r, 6, string.ascii_lowercase)}{r.choice(('', '.x', '+shop', '_9'))}@{r.choice(('example.com', 'mail.example.org', 'firma.de', 'EXAMPLE.CO.UK', 'mail.internal', 'office.local'))}".replace("@", r.choice(("@", "@", "@", "\uff20", "%40"))),
     "phone": lambda r: r.choice((
         f"+49 30 {digits(r, 7)}", f"+4915{r.choice('12')}{digits(r, 8)}", f"0161 496 0{digits(r, 3)}", f"(202) 555-01{digits(r, 2)}",
         f"415-555-01{digits(r, 2)}", f"+44 20 7946 0{digits(r, 3)}", f"020 7946 0{digits(r, 3)}", f"+33 1 42 68 {digits(r, 2)} {digits(r, 2)}",
         f"+91 98{digits(r, 8)}", f"0049 30 {digits(r, 7)}",
     )),
-    "credit_card": lambda r: grouped(luhn(r.choice(("4", "51", "55")).ljust(2, "0") + digits(r, 13)), 4, r.choice((" ", "-", ""))),
-    "iban": lambda r: r.choice((iban(r), grouped(iban(r), 4, " "))),
+    "credit_card": lambda r: grouped(luhn(r.choice(("4", "51", "55")).ljust(2, "0") + digits(r, 13)), 4, r.choice((" ", "-", "", "\u00a0", "."))),
+    "iban": lambda r: r.choice((iban(r), grouped(iban(r), 4, " "), iban(r).lower(), grouped(iban(r), 4, "\u00a0"))),
     "crypto": lambda r: r.choice(("1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "3J98t1WpEZ73CNmQviecrnyiWrnqRhWNLy", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq")),
     "ip": lambda r: r.choice((".".join(str(r.randrange(1, 255)) for _ in range(4)), f"2001:db8::{letters(r, 4, '0123456789abcdef')}:1")),
     "mac": lambda r: grouped(letters(r, 12, "0123456789ABCDEF"), 2, r.choice(":-")),
@@ -119,7 +119,8 @@ NOBODYS: dict[str, Make] = {
     "amount": lambda r: r.choice((f"{digits(r, 2)}.50 EUR", f"1,{digits(r, 3)}.00", f"$ {digits(r, 3)}.99", f"{digits(r, 2)} x {digits(r, 3)}")),
     "address": lambda r: f"{r.randrange(1, 99)} Loom Street, {digits(r, 5)} Berlin",
     "UUID": lambda r: "-".join(letters(r, n, "0123456789abcdef") for n in (8, 4, 4, 4, 12)),
-    "version": lambda r: f"v{r.randrange(1, 9)}.{r.randrange(9)}.{r.randrange(9)}",
+    "version": lambda r: r.choice((f"v{r.randrange(1, 9)}.{r.randrange(9)}.{r.randrange(9)}", f"version 10.15.{r.randrange(9)}.{r.randrange(9)}")),
+    "code": lambda r: r.choice(("std::vector", "a::b", f"{r.randrange(10, 24)}::{r.randrange(10, 60)}", f"2024.03.{r.randrange(10, 30)}.{r.randrange(10, 24)}")),
 }  # fmt: skip
 
 

@@ -206,7 +206,7 @@ class LogTable:
 
 
 def _joined(rows: Any, newest: Any) -> Any:
-    """Feedback beside the rows it is for; of two values that differ the later counts."""
+    """Feedback beside the rows it is for; of two values that differ the later counts, an empty text takes back."""
     both = rows.left_join(newest, rows.request_id == newest.new_id)
     later = both.feedback_at.isnull() | (both.new_feedback_at >= both.feedback_at)
     values = {
@@ -215,6 +215,7 @@ def _joined(rows: Any, newest: Any) -> Any:
         )
         for name in JUDGED
     }
+    values |= {name: values[name].nullif("") for name in JUDGED if TYPES[name] == "string"}
     at = later.ifelse(ibis.coalesce(both.new_feedback_at, both.feedback_at), both.feedback_at).cast(UTC)
     return both.mutate(**values, feedback_at=at).select(*rows.columns)
 

@@ -2,18 +2,22 @@
 
 `thumbs` is what satisfaction counts. A correction from a user is one; a reviewer's answer to a request that was drawn for the
 audit is its audit label, whether it confirms or corrects. What a program says (source `code`) is kept and counts for nothing.
+What is said again under the same name replaces what was said before, all of it: a correction that is left out is written as an
+empty text, which takes it back where the log is read (`monitoring.sources.table`).
 """
 
+import hashlib
 import threading
 import time
 from collections import defaultdict, deque
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring.failures import drawn
 from retrain.errors import RequestRefused
+from retrain.records import dumps
 from retrain.sections import SERVED
 from retrain.serving.journal import Table
 from retrain.serving.logs import Logs
@@ -21,6 +25,7 @@ from retrain.serving.protocol import time_of_id
 from retrain.workspace import Workspace
 
 DAY = 86_400.0
+TAKEN_BACK = ("correction", "audit_label")
 SHOWN = 500  # audited requests that the page can show, the newest
 
 
@@ -46,6 +51,14 @@ class Given(BaseModel):
         return 1 if self.value == 1 else -1
 
 
+class Said(NamedTuple):
+    """What was said last about a request under one name by one source, without its words."""
+
+    digest: bytes
+    gave: tuple[str, ...]  # which of TAKEN_BACK
+    at: float  # seconds since 1970
+
+
 class Feedback:
     """Takes feedback for any request that the log holds; what was said before is read from the files at the start."""
 
@@ -57,7 +70,7 @@ class Feedback:
             name: Table(workspace.root / SERVED.format(adapter=name), settings.rotate_mb * 2**20) for name in self.rates
         }
         self._one = threading.Lock()
-        self._said: dict[tuple[str, str, str], tuple[Any, ...]] = {}
+        self._said: dict[tuple[str, str, str], Said] = {}  # oldest first
         self._times: dict[str, deque[float]] = defaultdict(deque)
         self._audits: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.rates}
         self._read(time.time() - self.settings.days * DAY)
@@ -104,12 +117,21 @@ class Feedback:
             )
         told = self._row(given, row)
         with self._one:
-            if self._said.get(_key(told)) == _content(told):
+            self._forget(time.time() - self.settings.days * DAY)
+            before = self._said.get(_key(told))
+            if before and before.digest == _said(told).digest:
                 return "known"
-            self._under_cap(row.get("user_id"))
+            if given.source == "user":
+                self._under_cap(row.get("user_id"))
+            told |= {name: "" for name in before.gave if name not in told} if before else {}
             self._keep(row["adapter"], told)
             self.logs.journal.add(self.tables[row["adapter"]], told)
         return "recorded"
+
+    def _forget(self, before: float) -> None:
+        """What is older: `take` refuses its requests."""
+        while self._said and (oldest := next(iter(self._said.items())))[1].at < before:
+            del self._said[oldest[0]]
 
     def _under_cap(self, user: str | None) -> None:
         times = self._times[user] if user else deque[float]()
@@ -134,9 +156,11 @@ class Feedback:
 
     def _keep(self, adapter: str, told: dict[str, Any]) -> None:
         """Remember it, without its words."""
-        self._said[_key(told)] = _content(told)
-        if told.get("user_id"):
-            self._times[told["user_id"]].append(datetime.fromisoformat(told["feedback_at"]).timestamp())
+        said = _said(told)
+        self._said.pop(_key(told), None)
+        self._said[_key(told)] = said
+        if told.get("user_id") and told["source"] == "user":
+            self._times[told["user_id"]].append(said.at)
         if told.get("audit_label"):
             self._audits[adapter].pop(told["request_id"], None)
 
@@ -145,5 +169,11 @@ def _key(told: dict[str, Any]) -> tuple[str, str, str]:
     return told["request_id"], told["name"], told["source"]
 
 
-def _content(told: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(told.get(name) for name in ("value", "comment", "feedback", "correction", "audit_label", "said"))
+def _said(told: dict[str, Any]) -> Said:
+    value = told.get("value") or 0.0
+    content = [told.get(name) or None for name in ("comment", *TAKEN_BACK, "said")]
+    digest = hashlib.sha256(
+        dumps({"": [value if isinstance(value, str) else float(value), *content]}).encode("utf-8", "replace")
+    ).digest()
+    gave = tuple(name for name in TAKEN_BACK if told.get(name))
+    return Said(digest[:16], gave, datetime.fromisoformat(told["feedback_at"]).timestamp())
