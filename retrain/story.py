@@ -34,6 +34,7 @@ class Story:
     traffic: list[dict[str, str]]
     test: list[dict[str, str]]
     per_intent: int | None = None  # corrected rows that each arriving intent is to bring
+    left_out: tuple[str, ...] = ()  # what of the data is not used, a sentence each
 
 
 def files_of(names: Sequence[str]) -> dict[str, str]:
@@ -58,11 +59,13 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
     """Any `train.csv` and `test.csv` with columns text,category: intents sorted, then shuffled by random.Random(seed).
 
     None is INITIAL and ARRIVING, or where there are fewer categories a quarter that arrives and the rest; and PER_INTENT,
-    or as many as leave enough rows that judge.
+    or as many as leave enough rows that judge. A category that is too rare to be both taught and judged is left out.
     """
-    train, test = _read_csv(data / "train.csv"), _read_csv(data / "test.csv")
-    names = sorted({row["label"] for row in train})
-    initial, arriving = _cast(len(names), initial, arriving, data / "train.csv")
+    train, blank = _read_csv(data / "train.csv")
+    test, unread = _read_csv(data / "test.csv")
+    train = _once(train)
+    names, rare = _common(train)
+    initial, arriving = _cast(len(names), initial, arriving, data / "train.csv", len(rare))
     random.Random(seed).shuffle(names)
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
     adapter = "intents"
@@ -79,6 +82,7 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
             + (", or a smaller --per-intent" if per_intent else "")
         )
     traffic += [row for row in train if row["label"] in later]
+    told = _not_used({"train.csv": blank, "test.csv": unread}, rare)
     files = {
         **files_of(["dvc.yaml"]),
         "params.yaml": params_text(adapter, tuple(sorted(first)), floor={}),  # how hard this text is nobody knows yet
@@ -87,16 +91,39 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
         f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
         f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl": _lines(audit, "audit"),
     }
-    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], each)
+    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], each, told)
 
 
-def _cast(count: int, initial: int | None, arriving: int | None, path: Path) -> tuple[int, int]:
+def _common(train: Sequence[dict[str, str]]) -> tuple[list[str], list[str]]:
+    """(categories with rows enough to be taught and judged, those that are too rare), sorted."""
+    rows: dict[str, list[bool]] = {}
+    for row in train:
+        rows.setdefault(row["label"], []).append(_judges(row))
+    rare = {label for label, judge in rows.items() if len(judge) < 2 * FEWEST or judge.count(False) < FEWEST}
+    return sorted(set(rows) - rare), sorted(rare)
+
+
+def _judges(row: dict[str, str]) -> bool:
+    """Whether `prepare` would hold this row of the seed back to judge (prepare.retained_share: 0.5)."""
+    return unit_hash(question_key(row["text"]), "retained") < 0.5
+
+
+def _not_used(blank: dict[str, int], rare: Sequence[str]) -> tuple[str, ...]:
+    told = [f"{n} rows of {name} have no text or no category and were skipped" for name, n in blank.items() if n]
+    if rare:
+        some = ", ".join(rare[:5]) + (", ..." if len(rare) > 5 else "")
+        told.append(f"{len(rare)} categories are too rare to be taught and judged and were left out: {some}")
+    return tuple(told)
+
+
+def _cast(count: int, initial: int | None, arriving: int | None, path: Path, rare: int) -> tuple[int, int]:
     """How many of so many categories are taught first, and how many arrive."""
     later = arriving or min(ARRIVING, count - initial if initial else max(1, count // 4))
     first = initial or min(INITIAL, count - later)
     if first < 2 or later < 1 or first + later > count:
         asked = f"--initial {first} and --arriving {later} ask for {first + later}" if initial or arriving else "a demo needs 3"
-        raise ParamsError(f"{asked}, {path} has {count} categories: name at least 2 and 1, together {count} or fewer")
+        beside = f" (beside {rare} with fewer than {2 * FEWEST} rows or {FEWEST} that train)" if rare else ""
+        raise ParamsError(f"{asked}, {path} has {count} categories{beside}: name at least 2 and 1, together {count} or fewer")
     return first, later
 
 
@@ -111,8 +138,7 @@ def _split(
     each = max(1, round(JUDGES / len(initial)))
     for label in initial:
         rows = sorted((r for r in train if r["label"] == label), key=lambda r: unit_hash(question_key(r["text"]), "story"))
-        held = [r for r in rows if unit_hash(question_key(r["text"]), "retained") < 0.5]
-        free = [r for r in rows if unit_hash(question_key(r["text"]), "retained") >= 0.5]
+        held, free = [r for r in rows if _judges(r)], [r for r in rows if not _judges(r)]
         learn, free = free[:per_intent], free[per_intent:]
         spare = held + free
         few = min(each, max(1, (len(rows) - per_intent) // parts))
@@ -125,23 +151,32 @@ def _split(
     return seeds, golden, audit, traffic
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> tuple[list[dict[str, str]], int]:
+    """(rows as they stand there, how many more have no text or no category)."""
     if not path.exists():
         raise ParamsError(f"{path} does not exist: --data names a folder with train.csv and test.csv (columns text,category)")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             if not {"text", "category"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path} has columns {reader.fieldnames}, must have text and category")
-            rows = [{"text": r["text"].strip(), "label": r["category"].strip()} for r in reader if r["text"] and r["category"]]
+            rows = [{"text": (r["text"] or "").strip(), "label": (r["category"] or "").strip()} for r in reader]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): it must be a file of CSV that you may read") from error
     except csv.Error as error:
-        raise DataError(f"{path} is not CSV near line {reader.line_num}: {error}") from error
-    once = {(question_key(row["text"])): row for row in reversed(rows) if row["text"] and row["label"]}
-    return list(reversed(once.values()))
+        raise DataError(
+            f"{path} is not CSV in the row that begins at line {reader.line_num + 1}: {error}; a quote within a field is "
+            'written twice (""), in quotes'
+        ) from error
+    kept = [row for row in rows if row["text"] and row["label"]]
+    return kept, len(rows) - len(kept)
+
+
+def _once(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The first row of each question."""
+    return list(reversed({question_key(row["text"]): row for row in reversed(rows)}.values()))
 
 
 def _lines(rows: Sequence[dict[str, str]], source: str) -> str:

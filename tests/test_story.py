@@ -1,13 +1,15 @@
 """A demo on any labelled CSV pair: labels that YAML would misread, rows that are no rows, and who is taught what."""
 
 import csv
+import random
 from pathlib import Path
 
 import pytest
 
-from retrain import edits, params, story
+from retrain import demo, edits, params, story
 from retrain.errors import DataError, ParamsError
-from retrain.records import question_key
+from retrain.prepare import learns
+from retrain.records import Example, question_key
 
 ODD = [
     "yes",
@@ -117,7 +119,7 @@ def test_a_csv_without_rows_or_columns_says_so(tmp_path: Path, text: str, error:
 
 def test_a_field_without_an_end_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text('text,category\nhello,x\n"' + "word " * 40_000 + "\n")
-    with pytest.raises(DataError, match="is not CSV near line 2: field larger"):
+    with pytest.raises(DataError, match="begins at line 3: field larger"):
         story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
 
 
@@ -125,3 +127,52 @@ def test_a_csv_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(b"text,category\nca\xe9,x\n")
     with pytest.raises(DataError, match="not UTF-8"):
         story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
+
+
+def csvs(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    for name in ("train", "test"):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "category"), *rows])
+    return folder
+
+
+def questions(label: str, rows: int) -> list[tuple[str, str]]:
+    """Of unlike words."""
+    rng = random.Random(label)
+    return [(" ".join("".join(rng.choices("abcdefghijklmnoprstuvw", k=6)) for _ in range(8)), label) for _ in range(rows)]
+
+
+def test_a_quote_that_is_never_closed_names_the_row_that_it_opens(tmp_path: Path) -> None:
+    lines = [f"question {i},label {i % 3}" for i in range(1000)]
+    lines[400] = '"' + lines[400]
+    (tmp_path / "train.csv").write_text("\n".join(["text,category", *lines, ""]))
+    with pytest.raises(DataError, match="row that begins at line 402: .*end of data"):
+        story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
+
+
+def test_rare_categories_are_left_out_and_named(tmp_path: Path) -> None:
+    rows = [row for i in range(10) for row in questions(f"often {i}", 120)]
+    rows += [row for i in range(6) for row in questions(f"rare {i}", 1 + i % 3)]
+    csvs(tmp_path, [*rows, ("no category", ""), (" ", "no text")])
+    for seed in range(20):
+        told = story.from_csv(tmp_path, initial=None, arriving=None, per_intent=None, seed=seed)
+        seeds = [Example.model_validate_json(line) for line in told.files["data/seed/intents.jsonl"].splitlines()]
+        rules = params.parse(told.files["params.yaml"], "params.yaml").prepare
+        assert {row.answer for row in seeds if learns(row, rules)} == set(told.initial)
+        assert set(told.initial) | set(told.arriving) == {row["label"] for row in told.traffic}
+        assert not any("rare" in label for label in (*told.initial, *told.arriving))
+    assert told.left_out[0] == "2 rows of train.csv have no text or no category and were skipped"
+    assert "6 categories are too rare" in told.left_out[-1] and "rare 0" in told.left_out[-1]
+
+
+def test_the_final_scores_are_over_all_rows_of_test_csv(tmp_path: Path) -> None:
+    rows = [row for i in range(4) for row in questions(f"label {i}", 150)]
+    csvs(tmp_path, [*rows, *rows[:10]])
+    assert len(story.from_csv(tmp_path, initial=3, arriving=1, per_intent=None, seed=0).test) == 610
+
+
+def test_a_category_named_out_of_scope_arrives_when_it_is_told_to(tmp_path: Path) -> None:
+    csvs(tmp_path, [row for name in ("a", "b", "c", "out_of_scope") for row in questions(name, 150)])
+    for seed in range(8):
+        told = story.from_csv(tmp_path, initial=3, arriving=1, per_intent=None, seed=seed)
+        assert demo._initial(told) == told.initial

@@ -86,6 +86,8 @@ def demo(
         story = story_.from_csv(data, initial=initial, arriving=arriving, per_intent=per_intent, seed=seed)
         say(f"taught first, {story.per_intent} rows each: {', '.join(story.initial)}")
         say(f"arriving later: {', '.join(story.arriving)}")
+        for line in story.left_out:
+            say(line)
     folder = directory.absolute()
     result = demo_.run(folder, story, seed=seed, corrected=corrected, say=say, poisoned=poison)
     print("\n".join(demo_.table(result)))
