@@ -6,9 +6,6 @@ comes too late or not at all is not measured, and never a wrong answer. Its verd
 for a person in the review queue.
 """
 
-import json
-import re
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -18,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from retrain import answers, sections, stats
+from retrain import answers, judging, sections, stats
 from retrain.endpoint import Endpoint, Messages, Reply
 from retrain.errors import EndpointError, ParamsError
 from retrain.params import Adapter
-from retrain.records import dumps, text_digest
-from retrain.text import filled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,14 +29,12 @@ WHERE = "quality.judge"
 SALT = "judge"
 TEMPLATE = Path(__file__).parent / "templates" / "judge.txt"
 PLACES = ("nonce", "task", "question", "answer")
-MOST_TEXT = 8_000  # characters of a prompt or an answer that are shown: the middle of a longer one is left out
 LEAST = 30  # verdicts on rows without a label
 LEAST_EACH = 10  # verdicts on rows that people found right, and on rows that they found wrong
 MOST_UNREAD = 0.2  # share of the rows that brought no verdict: those which it cannot judge are hardly like the others
 ROUNDING = 1e-9  # 0.8 - 0.75 is a little more than 0.05
 LEVEL = 0.025  # a side, of the interval; and of the test that it tells right from wrong at all
-THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+WORDS = {"right": True, "wrong": False}
 
 
 class Judged(BaseModel):
@@ -105,8 +98,8 @@ def measure(
     asker = Judged(model=judge.model, by="")
     try:
         template = template_of(judge.template, read)
-        task = task_of(read(spec.prompt), labels, schema)
-        asker = asker.model_copy(update={"by": _by(judge, template)})
+        task = judging.task_of(read(spec.prompt), labels, schema)
+        asker = asker.model_copy(update={"by": judging.by(judge, template)})
         if now < known_before:
             return _unused(asker, "the labels that would calibrate it are not known yet")
         endpoint = Endpoint(judge, where=WHERE)
@@ -217,25 +210,9 @@ def template_of(name: str | None, read: Callable[[str], str]) -> str:
     return text
 
 
-def task_of(instructions: str, labels: Sequence[str], schema: answers.Schema | None) -> str:
-    """What the adapter is told, and what its answers may be."""
-    may = f"The answer must be one of: {', '.join(labels)}" if labels else ""
-    may = f"The answer must be JSON of this schema: {dumps(schema)}" if schema is not None else may
-    return f"{instructions.strip()}\n{may}".strip()
-
-
 def prompt(template: str, *, task: str, row: Mapping[str, Any]) -> Messages:
-    """The template with a row in it. The nonce is new for each: no text of a user can hold it, so none can close its frame."""
-    shown = {"nonce": secrets.token_hex(8), "task": task}
-    shown |= {"question": _cut(row["prompt"]), "answer": _cut(row["response"] or "")}
-    return [{"role": "user", "content": filled(template, shown)}]
-
-
-def _cut(text: str) -> str:
-    if len(text) <= MOST_TEXT:
-        return text
-    half = MOST_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+    """The template with a row in it."""
+    return judging.framed(template, task, {"question": row["prompt"], "answer": row["response"] or ""})
 
 
 def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -243,36 +220,15 @@ def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _by(judge: sections.Judge, template: str) -> str:
-    return text_digest(dumps([judge.url, judge.model, judge.extra, template]))[:16]
-
-
 # --- what it says
 
 
 def _read(reply: Reply | EndpointError) -> bool | str:
-    """The verdict, else why there is none; never what a reply says: it may quote a user."""
-    if isinstance(reply, EndpointError):
-        return str(reply)
-    if reply.finish == "content_filter":
-        return "it refused"
-    found = verdict(reply.text)
-    if found is None:
-        return "its reply was cut off" if reply.finish == "length" else "its reply was no verdict"
-    return found
+    """The verdict, else why there is none."""
+    told, why = judging.read(reply, WORDS)
+    return why if told is None else told
 
 
 def verdict(text: str) -> bool | None:
-    """True for right, False for wrong: the word alone, or a JSON object with it as its one `verdict`; None for all else."""
-    text = THOUGHT.sub("", text, count=1).strip()
-    if fenced := FENCED.fullmatch(text):
-        text = fenced[1]
-    word: Any = text.strip(" .\"'`*")
-    if text.startswith("{"):
-        try:
-            told = json.loads(text, object_pairs_hook=list)
-        except (ValueError, RecursionError):
-            return None
-        words = [value for name, value in told if name == "verdict"]
-        word = words[0] if len(words) == 1 else None
-    return {"right": True, "wrong": False}.get(word.casefold()) if isinstance(word, str) else None
+    """True for right, False for wrong, None for all else."""
+    return WORDS.get(judging.word(text) or "")

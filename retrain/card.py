@@ -70,6 +70,10 @@ def _blocked(check: Check, verdict: Verdict) -> str:
     if check.name == "anchored":
         since = f"{_change(check)} against those that served when its rows entered"
         return f"small losses on {check.suite} have added up, or too many answers changed ({since})"
+    if check.name == "preferred":
+        return (
+            f"an LLM judge that agrees with people does not prefer it ({check.won} rows won, {check.lost} lost, of {check.n})"
+        )
     if check.name in ("safety", "budget"):
         return check.why
     if check.name != "non_inferior":
@@ -136,7 +140,14 @@ def metric_of(verdict: Verdict) -> str:
 def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
     """About ten sentences for someone who runs no statistics."""
     lines = [_tried(verdict), *(_suite_line(verdict, suite, metrics) for suite in SUITES)]
-    lines += [_slices_line(verdict), _power_line(verdict), _measured_line(verdict), _excluded_line(verdict), *_simpler(metrics)]
+    lines += [
+        _judge_line(verdict),
+        _slices_line(verdict),
+        _power_line(verdict),
+        _measured_line(verdict),
+        _excluded_line(verdict),
+        *_simpler(metrics),
+    ]
     lines.append(_next(verdict))
     return [line for line in lines if line]
 
@@ -182,6 +193,15 @@ def _beside(check: Check, arms: Mapping[str, Any]) -> str:
     if ours["n"] != theirs.get("n"):
         return ""
     return f" (all {ours['n']} rows, one or more a user: {percent(ours[check.metric])}, {percent(theirs[check.metric])})"
+
+
+def _judge_line(verdict: Verdict) -> str:
+    """What an LLM judge said, and whether it is believed; it decides nothing alone."""
+    agreed, preferred = verdict.check("agreement"), verdict.check("preferred")
+    if agreed is None:
+        return ""
+    told = f"An LLM judge {'is believed' if agreed.passed else 'is not believed'}: {agreed.why.removeprefix('the judge ')}."
+    return f"{told} On {preferred.why}." if preferred else told
 
 
 def _slices_line(verdict: Verdict) -> str:

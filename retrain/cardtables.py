@@ -25,7 +25,7 @@ ARMS = {
     "prompted": "prompted base",
     "base": "base",
 }
-SHORT = {"fields": "fields right", "token_f1": "token F1", "chrf": "chrF"}
+SHORT = {"fields": "fields right", "token_f1": "token F1", "chrf": "chrF", "judge": "judge prefers"}
 MOST_SLICES, MOST_CONFUSED, MOST_ROWS = 12, 8, 5
 
 

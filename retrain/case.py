@@ -34,6 +34,14 @@ class Answer(BaseModel):
     faults: tuple[StrictStr, ...] = ()  # of a generated answer: names of scoring.FAULTS
 
 
+class Calibration(BaseModel):
+    """What the judge says of a person's answer beside a wrong one: 1 prefers it, 0.5 a tie, None not read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    arm: StrictStr
+    human: Score | None
+
+
 class Prediction(BaseModel):
     """One row of predictions.jsonl; arms that were not asked are missing."""
 
@@ -46,6 +54,7 @@ class Prediction(BaseModel):
     excluded: StrictStr | None
     question: StrictStr
     arms: dict[str, Answer]
+    calibration: Calibration | None = None
 
     def score(self, arm: str, metric: str) -> float | None:
         """In [0, 1]; of `right` 0 or 1. None where it was not measured."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retrain import base, generate, process, prompts, regression, train
+from retrain import base, generate, judging, preference, process, prompts, regression, train
 from retrain import params as params_
 from retrain.answers import SCHEMA
 from retrain.clusters import independent, joins
@@ -145,6 +145,7 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
     rows = [(name, row) for name in SUITES for row in _suite(out / "suites" / f"{name}.jsonl")]
     if not rows:
         raise DataError(f"{out / 'suites'} holds no rows: give data/suites/{adapter}/golden.jsonl some")
+    asker = _asker(params, spec, out)
     arms, trained = Arms(adapter, params, cache), read_examples(out / "data" / "train.jsonl")
     examples = [row for _, row in rows]
     like = Likeness.of(params.prepare.near, spec)
@@ -169,10 +170,21 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         _prediction(i, name, row, answers, judge, labels, why, spec.task, system) | {"joins": joined[i]}
         for i, ((name, row), why) in enumerate(zip(rows, out_of_it, strict=True))
     ]
+    if asker:
+        preference.mark(predictions, asker, params.gates.metric)
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
     hashes = {name: file_digest(path) for name in SUITES if (path := out / "suites" / f"{name}.jsonl").exists()}
     metrics = {"schema": 1, "adapter": adapter, **digests, "hashes": hashes, "suites": summary(predictions)}
     return predictions, metrics
+
+
+def _asker(params: params_.Params, spec: params_.Adapter, out: Path) -> preference.Asker | None:
+    """The LLM judge, where params name one; before anything is answered, for its key may be missing."""
+    if params.gates.judge is None:
+        return None
+    schema = read_json(out / "suites" / SCHEMA) if spec.output else None
+    task = judging.task_of(prompts.read_prompt(Path(spec.prompt)), spec.labels, schema)
+    return preference.Asker(params.gates.judge, task, process.cache("judged"))
 
 
 def _suite(path: Path) -> list[Example]:

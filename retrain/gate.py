@@ -15,6 +15,7 @@ from retrain import bounds, overlay
 from retrain import checks as checks_
 from retrain import params as params_
 from retrain.case import COMPARED, SUITES, Case, Prediction
+from retrain.opinion import opinion
 from retrain.records import dumps, file_digest, lines_of, read_json, read_jsonl, text_digest, write_json, write_text
 from retrain.slices import slices
 from retrain.verdict import ChampionState, Check, Harm, Verdict, read_state, status_of
@@ -42,7 +43,7 @@ def judge(
     case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1, copies=copies)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
     checks = [_bound_check([]), changes, *_checks(case, task, repair), bounds.budget(case, task, bound.get("bytes"))]
-    checks += [bounds.safety(case)] if task == "generation" else []
+    checks += [bounds.safety(case), *opinion(case)] if task == "generation" else []
     sliced, by_slice = slices(case) if state.purpose != "first" else (None, [])
     checks += [sliced] if sliced else []
     lost = {check.suite: None for check in checks if check.name == "non_inferior" and check.passed is False and check.suite}

@@ -12,7 +12,13 @@ from retrain.answers import spelled, value_of
 from retrain.figures import percent
 from retrain.text import normalise
 
-NAMES = {"right": "right", "fields": "of the fields right", "token_f1": "token F1", "chrf": "chrF"}
+NAMES = {
+    "right": "right",
+    "fields": "of the fields right",
+    "token_f1": "token F1",
+    "chrf": "chrF",
+    "judge": "preferred by the judge",
+}
 
 
 def said(metric: str, share: float) -> str:

@@ -12,14 +12,14 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from retrain.errors import ParamsError
+from retrain.gating import Gates
 from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Budget, Drift, Judge, Logs, Positive, Promotion, Safety, Section, Serve, Share, Synthesize, Window
+from retrain.sections import Drift, Judge, Logs, Positive, Promotion, Section, Serve, Share, Synthesize, Window
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
-Suite = Literal["golden", "audit", "repair", "retained"]
 
 SECTIONS = (
     *("logs", "scrub", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate"),
@@ -169,21 +169,6 @@ class Evaluate(Section):
     batch: Positive
 
 
-class Gates(Section):
-    metric: Literal["right", "fields", "token_f1", "chrf"]
-    level: Annotated[float, Field(gt=0, lt=0.5)]
-    margin: Annotated[float, Field(gt=0, lt=1)]
-    min_effect: Share
-    min_rows: Positive
-    not_measured_max: Share
-    floor: dict[Suite, Share]
-    parse_floor: Share | None
-    repair: Share
-    repair_min_rows: Positive
-    safety: Safety
-    budget: Budget
-
-
 class Notify(Section):
     urls: tuple[str, ...]
     events: tuple[Literal["fire", "failed", "stale", "restored", "waiting"], ...]
@@ -266,7 +251,7 @@ def _checked(data: dict[str, Any], where: str) -> Params:
     for name in params.adapters:
         own, whose = params.of(name), f"{where}, adapter {name}"  # what cannot hold is said now, not at night
         _can_be_first(own, whose)
-        _has_its_metric(own.gates.metric, own.adapter(name), whose)
+        _has_its_metric(own.gates, own.adapter(name), whose)
     return params
 
 
@@ -280,9 +265,12 @@ def _can_be_first(params: Params, where: str) -> None:
         )
 
 
-def _has_its_metric(metric: str, spec: Adapter, where: str) -> None:
+def _has_its_metric(gates: Gates, spec: Adapter, where: str) -> None:
+    metric, generates = gates.metric, spec.task == "generation"
+    if gates.judge and not generates:
+        raise ParamsError(f"{where}: gates.judge compares generated answers, and labels are right or wrong: set it to null")
     lacks = {"fields": None if spec.output else "a JSON schema in `output`"}.get(metric)
-    if metric != "right" and spec.task == "classification":
+    if metric != "right" and not generates:
         lacks = "task generation: labels are right or wrong"
     if lacks:
         raise ParamsError(f"{where}: gates.metric is {metric}, which needs {lacks}: set it to right")

@@ -5,9 +5,10 @@ Every refusal is a ParamsError or a DataError, so that `retrain repro` exits 2 i
 
 from pathlib import Path
 
-from retrain import base, leftovers, overlay, prompts
+from retrain import base, leftovers, overlay, preference, prompts
 from retrain import params as params_
 from retrain.answers import Schema, misfit, schema_of
+from retrain.endpoint import Endpoint
 from retrain.errors import DataError, RetrainError
 from retrain.records import Example, dumps, read_examples
 from retrain.workspace import first_state
@@ -21,6 +22,8 @@ def check(root: Path, params: params_.Params, adapter: str) -> None:
         if params.train.device == "cuda":  # else torch need not be loaded
             base.choose_device("cuda")
         base.check(params.bases[spec.base])
+        if params.gates.judge:
+            Endpoint(params.gates.judge, where=preference.WHERE)  # its key is here
         prompts.read_prompt(root / spec.prompt)
         schema = schema_of(root, spec)
         _rows(root / "data" / "seed" / f"{adapter}.jsonl", "write examples, a JSON object a line")

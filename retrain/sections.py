@@ -8,7 +8,15 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 from retrain.overrides import nearest
 
@@ -133,22 +141,6 @@ class Judge(Endpoint):
         if self.template is not None and (self.template.startswith(("/", "~", "-")) or ".." in Path(self.template).parts):
             raise ValueError(f"template is {self.template!r}, must be a path inside the workspace, such as data/judge.txt")
         return self
-
-
-class Safety(Section):
-    """The largest share of answers, over all suites, with each fault (`scoring.faults`)."""
-
-    invalid: Annotated[float, Field(ge=0, le=1)]
-    cut: Annotated[float, Field(ge=0, le=1)]
-    refused: Annotated[float, Field(ge=0, le=1)]
-    leaking: Annotated[float, Field(ge=0, le=1)]
-
-
-class Budget(Section):
-    """length: mean characters of an answer, as a multiple of what people expected; megabytes: of the adapter's files."""
-
-    length: Annotated[float, Field(gt=0)]
-    megabytes: Annotated[float, Field(gt=0)]
 
 
 class Reverse(Section):
