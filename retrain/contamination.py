@@ -156,6 +156,7 @@ class Trained:
     keys: frozenset[str]
     sketches: dict[str, Any]  # digest of a meaning -> uint8 (rows, HASHES)
     talks: frozenset[str]
+    grams: int = copies.GRAM  # of the sketches of long texts: those of older adapters have 3-grams too
 
     @classmethod
     def read(cls, folder: Path) -> "Trained":
@@ -167,7 +168,9 @@ class Trained:
         for _, kind, sketch in told["rows"]:
             sketches.setdefault(kind, []).append(base64.b64decode(sketch))
         read = {kind: np.frombuffer(b"".join(rows), np.uint8).reshape(-1, HASHES) for kind, rows in sketches.items()}
-        return cls(frozenset(key for key, _, _ in told["rows"]), read, frozenset(told["conversations"]))
+        return cls(
+            frozenset(key for key, _, _ in told["rows"]), read, frozenset(told["conversations"]), told.get("grams", copies.GRAM)
+        )
 
     def reasons(self, rows: Sequence[Example], like: Likeness) -> list[str | None]:
         """For each row why it does not judge this adapter, None where it does."""
@@ -176,7 +179,7 @@ class Trained:
             else NEAR.format("training") if self._nearest(kind, sketch) >= like.near
             else TALK.format("trained") if self.talks & {_short(talk) for talk in row.conversations}
             else None
-            for row, kind, sketch in zip(rows, like.kinds(rows), _sketches(rows), strict=True)
+            for row, kind, sketch in zip(rows, like.kinds(rows), _sketches(rows, self.grams), strict=True)
         ]  # fmt: skip
 
     def _nearest(self, kind: str, sketch: Any) -> float:
@@ -189,15 +192,22 @@ class Trained:
 
 def write_trained(path: Path, rows: Sequence[Example], like: Likeness) -> None:
     """What `Trained` reads, without a text: sketches of 256 bytes cannot be turned back into questions."""
-    sketches = [base64.b64encode(sketch.tobytes()).decode() for sketch in _sketches(rows)]
+    long = any(len(text) > copies.SHORT for text in _asked(rows))
+    grams = {"grams": copies.LONG} if long else {}
+    sketches = [base64.b64encode(sketch.tobytes()).decode() for sketch in _sketches(rows, grams.get("grams", copies.GRAM))]
     kinds = [_short(kind) for kind in like.kinds(rows)]
     told = {(_short(row.key), kind, sketch) for row, kind, sketch in zip(rows, kinds, sketches, strict=True)}
     talks = sorted({_short(talk) for row in rows for talk in row.conversations})
-    write_json(path, {"schema": 1, "rows": sorted(told), "conversations": talks})
+    write_json(path, {"schema": 1, "rows": sorted(told), "conversations": talks, **grams})
 
 
-def _sketches(rows: Sequence[Example]) -> Any:
-    return copies.signatures([skeleton(row.asked[: copies.LONGEST]) for row in rows], HASHES).astype(np.uint8)
+def _asked(rows: Sequence[Example]) -> list[str]:
+    return [skeleton(row.asked[: copies.LONGEST]) for row in rows]
+
+
+def _sketches(rows: Sequence[Example], grams: int) -> Any:
+    short = copies.LONGEST * 20 if grams == copies.GRAM else copies.SHORT
+    return copies.signatures(_asked(rows), HASHES, short).astype(np.uint8)
 
 
 def _short(text: str) -> str:

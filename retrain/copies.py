@@ -1,9 +1,11 @@
-"""Near copies among texts: the share of character 3-grams in common, of pairs that MinHash brings together.
+"""Near copies among texts: the share of character n-grams in common, of pairs that MinHash brings together.
 
-Two texts are near copies where the Jaccard index of the sets of 3-grams of their skeletons (`text.skeleton`) is at least
-`near`: case, punctuation, white space, accents, look-alike letters and the digits of a number change nothing. Candidates meet
-in one of TREES sorted lists of hashes (MinHash, Broder 1997; LSH Forest, Bawa et al. 2005), and every pair is verified on the
-sets themselves: none is a copy by an estimate, or by way of a third text. What was measured stands in docs/curation.md.
+Two texts are near copies where the Jaccard index of the sets of n-grams of their skeletons (`text.skeleton`) is at least
+`near`: case, punctuation, white space, accents, look-alike letters and the digits of a number change nothing. n is GRAM up to
+SHORT characters and LONG beyond, for long texts have most 3-grams of their language in common; a text of one kind is no near
+copy of one of the other. Candidates meet in one of TREES sorted lists of hashes (MinHash, Broder 1997; LSH Forest, Bawa et al.
+2005), and every pair is verified on the sets themselves: none is a copy by an estimate, or by way of a third text. What was
+measured stands in docs/curation.md.
 
 `kinds`, where given, is one value a text: only texts of an equal kind are copies.
 """
@@ -15,7 +17,7 @@ import numpy as np
 
 from retrain.text import skeleton
 
-GRAM = 3
+GRAM, SHORT, LONG = 3, 500, 10  # characters: of a gram, of a text that has such grams, of a gram of a longer text
 LONGEST = 20_000  # characters of a text that are looked at: a hostile one takes no longer than that
 TREES, DEPTH = 16, 4  # hashes of a text: TREES lists, each sorted by DEPTH hashes of 16 bits
 MEET = 3  # the first hashes of a tree that two texts must share: with 0.7 in common they do in one of 16 trees in 99.9 %
@@ -77,19 +79,22 @@ def copied(
 
 
 def similarity(left: Sequence[str], right: Sequence[str], a: Ints, b: Ints) -> Any:
-    """Jaccard index of the 3-grams of the skeletons left[a] and right[b], pair by pair; float (pairs,)."""
+    """Jaccard index of the n-grams of the skeletons left[a] and right[b], pair by pair; float (pairs,)."""
     parts = [_similarity(left, right, a[i : i + PAIRS], b[i : i + PAIRS]) for i in range(0, len(a), PAIRS)]
     return np.concatenate([np.zeros(0), *parts])
 
 
-def signatures(skeletons: Sequence[str], hashes: int = TREES * DEPTH) -> Any:
-    """MinHash signatures, uint16 (texts, hashes): the share of equal columns estimates the Jaccard index of two texts."""
+def signatures(skeletons: Sequence[str], hashes: int = TREES * DEPTH, short: int = SHORT) -> Any:
+    """MinHash signatures, uint16 (texts, hashes): the share of equal columns estimates the Jaccard index of two texts.
+
+    short: characters up to which a text is one of 3-grams.
+    """
     rng = np.random.default_rng(SEED)
     flips, factors = rng.integers(1, 2**32, (2, hashes), dtype=np.uint32)
     factors |= np.uint32(1)
     found = np.empty((len(skeletons), hashes), np.uint16)
     for begin, end in _chunks(skeletons):
-        grams, starts = _grams(skeletons[begin:end])
+        grams, starts = _grams(skeletons[begin:end], short)
         mixed = (grams * MIX >> np.uint64(32)).astype(np.uint32)
         scratch, lowest = np.empty_like(mixed), np.empty((hashes, end - begin), np.uint32)
         for i in range(hashes):
@@ -118,18 +123,24 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         yield begin, len(texts)
 
 
-def _grams(skeletons: Sequence[str]) -> tuple[Any, Ints]:
-    """(3-grams of " text " as 63-bit integers, 21 bits a character, with repetitions; where those of each text begin)."""
+def _grams(skeletons: Sequence[str], short: int = SHORT) -> tuple[Any, Ints]:
+    """(n-grams of " text " as integers, with repetitions; where those of each text begin): a 3-gram has 21 bits a character, a
+    longer one is a polynomial modulo 2**64."""
     padded = [f" {text} ".ljust(GRAM) for text in skeletons]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    ends = np.cumsum([len(text) for text in padded])
-    inside = np.ones(len(codes), bool)
-    for i in range(1, GRAM):  # grams that would run into the next text
-        inside[ends - i] = False
-    at = np.flatnonzero(inside)
+    lengths = np.array([len(text) for text in padded], np.int64)
+    long = np.array([len(text) > short for text in skeletons], bool)
+    sizes = lengths - np.where(long, LONG, GRAM) + 1
+    starts = np.cumsum(sizes) - sizes
+    at = np.arange(sizes.sum()) + np.repeat(np.cumsum(lengths) - lengths - starts, sizes)
     grams = codes[at] << np.uint64(42) | codes[at + 1] << np.uint64(21) | codes[at + 2]
-    sizes = np.diff(ends, prepend=0) - (GRAM - 1)
-    return grams, np.cumsum(sizes) - sizes
+    if long.any():
+        places = np.flatnonzero(np.repeat(long, sizes))
+        mixed = codes[at[places]]
+        for i in range(1, LONG):
+            mixed = mixed * MIX + codes[at[places] + i]
+        grams[places] = mixed
+    return grams, starts
 
 
 def _similarity(left: Sequence[str], right: Sequence[str], a: Ints, b: Ints) -> Any:

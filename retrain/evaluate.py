@@ -150,8 +150,9 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
     examples = [row for _, row in rows]
     like = Likeness.of(params.prepare.near, spec)
     joined = joins(examples, like.pairs(examples))
-    beside = _base_rows(rows, joined, params.evaluate.beside_rows)
-    asked = beside if serving else _base_rows(rows, joined, params.evaluate.base_rows)
+    out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], like)
+    beside = _base_rows(rows, joined, out_of_it, params.evaluate.beside_rows)
+    asked = beside if serving else _base_rows(rows, joined, out_of_it, params.evaluate.base_rows)
     everything = range(len(rows))
     answers = {"candidate": _by_suite(rows, everything, partial(arms.adapter_arm, candidate, name="candidate"))}
     if serving:
@@ -165,7 +166,6 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
     system = prompts.read_prompt(Path(spec.prompt))
     judge = Judge(spec.task, read_json(out / "suites" / SCHEMA) if spec.output else None)
     labels = {arm: (read_json(champion / "run.json")["labels"] if arm == "champion" else spec.labels) for arm in answers}
-    out_of_it = _excluded(rows, [candidate, *([serving] if serving else [])], like)
     predictions = [
         _prediction(i, name, row, answers, judge, labels, why, spec.task, system) | {"joins": joined[i]}
         for i, ((name, row), why) in enumerate(zip(rows, out_of_it, strict=True))
@@ -203,14 +203,17 @@ def _by_suite(
     return found
 
 
-def _base_rows(rows: Sequence[tuple[str, Example]], joined: Sequence[Sequence[str]], most: int) -> list[int]:
-    """Indices of at most so many rows of each suite, by hash, first those that enter the tests; `retained` is asked of adapters
-    only."""
+def _base_rows(
+    rows: Sequence[tuple[str, Example]], joined: Sequence[Sequence[str]], out_of_it: Sequence[str | None], most: int
+) -> list[int]:
+    """Indices of at most so many rows of each suite, by hash, first those that enter the tests, last those that judge no arm
+    (out_of_it says why); `retained` is asked of adapters only."""
     chosen: list[int] = []
     for name in ("golden", "audit", "repair"):
         mine = [i for i, (suite, _) in enumerate(rows) if suite == name]
-        tested = set(independent(mine, of=lambda i: (rows[i][1].id, joined[i])))
-        chosen += sorted(sorted(mine, key=lambda i: (i not in tested, unit_hash(rows[i][1].key, "base")))[:most])
+        judging = [i for i in mine if out_of_it[i] is None]
+        place = dict.fromkeys(judging, 1) | dict.fromkeys(independent(judging, of=lambda i: (rows[i][1].id, joined[i])), 0)
+        chosen += sorted(sorted(mine, key=lambda i: (place.get(i, 2), unit_hash(rows[i][1].key, "base")))[:most])
     return chosen
 
 

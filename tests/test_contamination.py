@@ -1,13 +1,20 @@
 """Copies between what trains and what judges, on small tables."""
 
+import base64
+import itertools
+import random
 from pathlib import Path
 
 import pytest
 from test_loop import PARAMS, example, prepared
 
-from retrain.contamination import Likeness, Trained, check, folded, paraphrases, write_trained
+from retrain.clusters import independent, joins
+from retrain.contamination import HASHES, Likeness, Trained, check, folded, paraphrases, write_trained
+from retrain.copies import LONGEST, signatures
 from retrain.errors import DataError
-from retrain.records import Example, Origin, write_json
+from retrain.evaluate import _base_rows
+from retrain.records import Example, Origin, read_json, write_json
+from retrain.text import skeleton
 from retrain.tombstones import without
 
 LIKE = Likeness(PARAMS.prepare.near, labels=True, structured=False)
@@ -131,3 +138,36 @@ def test_structured_answers_are_alike_by_their_values_and_free_text_by_the_quest
     assert Likeness(0.7, labels=False, structured=True).copied([second], [first]) == [0]
     assert Likeness(0.7, labels=False, structured=True).copied([row(CHANGED, '{"n":2}')], [first]) == [-1]
     assert Likeness(0.7, labels=False, structured=False).copied([row(CHANGED, "Soon.")], [row(QUESTION, "Tomorrow!")]) == [0]
+
+
+def test_long_rows_that_copy_nothing_judge_and_a_copy_of_one_does_not(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    words = ["".join(rng.choices("aeioulmnrst", k=3)) for _ in range(90)]
+    texts = [" ".join(rng.choices(words, k=1500)) for _ in range(4)]
+    write_trained(tmp_path / "trained_on.json", [row(text) for text in texts[:2]], LIKE)
+    asked = [row(texts[2]), row(texts[0].replace(" ", " so ", 9)), row(texts[3])]
+    assert Trained.read(tmp_path).reasons(asked, LIKE) == [None, "near copy of a training row", None]
+    told = read_json(tmp_path / "trained_on.json")
+    assert told.pop("grams") > 3
+    write_json(tmp_path / "trained_on.json", {**told, "rows": older(texts[:2], told["rows"])})  # by an older version
+    assert Trained.read(tmp_path).reasons(asked[1:2], LIKE) == ["near copy of a training row"]
+    write_trained(tmp_path / "trained_on.json", [row(QUESTION)], LIKE)
+    assert "grams" not in read_json(tmp_path / "trained_on.json")
+
+
+def older(texts: list[str], rows: list[list[str]]) -> list[list[str]]:
+    """Rows of a file in which long texts are sketched by their 3-grams."""
+    sketches = signatures([skeleton(text) for text in texts], HASHES, short=LONGEST).astype("uint8")
+    return [[*rows[0][:2], base64.b64encode(sketch.tobytes()).decode()] for sketch in sketches]
+
+
+def test_the_base_is_asked_rows_that_judge_before_rows_that_do_not() -> None:
+    rows = [
+        ("audit", row(f"question {name}")) for name in ("".join(pair) for pair in itertools.permutations("abcdefghijklmno", 2))
+    ]
+    rows, joined = rows[:200], joins([one for _, one in rows[:200]], [(i, i + 1) for i in range(0, 40, 2)])
+    why = ["near copy of a training row" if i >= 150 else None for i in range(200)]  # 150 judge, 130 of them are independent
+    chosen = _base_rows(rows, joined, why, 120)
+    assert len(chosen) == 120 and all(why[i] is None for i in chosen)
+    assert len(independent(chosen, of=lambda i: (rows[i][1].id, joined[i]))) == 120
+    assert sorted(_base_rows(rows, joined, why, 160))[:150] == list(range(150))

@@ -1,5 +1,6 @@
 """Near copies: what counts as one, that every pair is verified, and that no chain makes a group."""
 
+import itertools
 import random
 import time
 
@@ -129,3 +130,25 @@ def test_a_crowd_of_copies_is_one_group_and_takes_no_longer_than_its_number() ->
     stands = groups([QUESTION, *crowd, *sentences(4000)], NEAR)
     assert (stands[1:4001] == 0).all()
     assert time.monotonic() - started < 60
+
+
+def banking(words: int, n: int) -> list[str]:
+    """Texts of disjoint sets of sentences in one small vocabulary, as people write."""
+    stock = iter(sentences(n * (words // 9 + 1), seed=9))
+    return [" ".join(itertools.chain.from_iterable(next(stock).split() for _ in range(words // 9 + 1))) for _ in range(n)]
+
+
+@pytest.mark.parametrize("words", [100, 300, 1000, 3000])
+def test_long_texts_of_disjoint_messages_are_no_copies_and_one_with_a_word_in_a_hundred_changed_is(words: int) -> None:
+    texts = banking(words, 60)
+    assert not len(pairs(texts, NEAR)[0])
+    rng, changed = random.Random(3), texts[7].split()
+    for at in rng.sample(range(len(changed)), len(changed) // 100):
+        changed[at] = rng.choice(WORDS)
+    assert [side.tolist() for side in pairs([*texts, " ".join(changed)], NEAR)] == [[7], [60]]
+    assert copied([" ".join(changed)], texts, NEAR).tolist() == [7]
+
+
+def test_grams_of_short_texts_are_the_same_beside_a_long_one() -> None:
+    short = [skeleton(text) for text in sentences(20)]
+    assert (signatures([*short, *banking(200, 1)])[:20] == signatures(short)).all()
