@@ -32,6 +32,7 @@ FORMS = (
     lineage.LEFT,
 )  # all that holds rows with their origins
 STAGES = ("recheck", "synthesize", "prepare", "train", "evaluate", "gate")
+BESIDE = (".feedback", ".shadow", ".uncounted")  # folders of logs/ that no log store is asked for
 ALWAYS = (
     "backups, and caches and checkouts on other machines: run it there too, it does no more than is needed",
     "the weights of the adapters that learned the rows, until they are replaced and their versions deleted",
@@ -75,6 +76,7 @@ def erase(
         traces = redact.Traces(users={value, stone.hash} if kind == "user" else set())
         traces.requests |= {value} if kind == "request" else set()
         _ask_logs(workspace, kind, value, traces, done)
+        done.unreached += beside_logs(workspace, traces)
 
         def covers(origin: Any) -> bool:
             """Some records, such as reviews, know the request alone."""
@@ -275,6 +277,25 @@ def _ask_logs(workspace: Workspace, kind: str, value: str, traces: redact.Traces
         if len(frame):
             left = f"the log store of {adapter} ({logs.uri}) holds {len(frame)} requests: delete them there"
             done.unreached.append(f"{left}, or later reports may quote them")
+
+
+def beside_logs(workspace: Workspace, traces: redact.Traces) -> list[str]:
+    """What `retrain serve` wrote about who is erased beside the log, a sentence a folder: a running one has the files open."""
+    found = []
+    for folder in (workspace.root / "logs" / kind / name for kind in BESIDE for name in workspace.params.adapters):
+        held = sum(_held(line, traces) for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n"))
+        if held:
+            found.append(f"{folder} holds {held} line{'s' * (held > 1)} about them: stop `retrain serve`, delete them there")
+    return found
+
+
+def _held(line: bytes, traces: redact.Traces) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    about = row if isinstance(row, dict) else {}
+    return str(about.get("user_id")) in traces.users or str(about.get("request_id")) in traces.requests
 
 
 def _never(workspace: Workspace) -> list[str]:

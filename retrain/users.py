@@ -9,6 +9,7 @@ from retrain import simulate
 from retrain.answers import schema_of
 from retrain.generate import Model
 from retrain.registry import load_champion
+from retrain.registry.champion import length_at
 from retrain.scoring import Judge
 from retrain.unpacked import base_of
 from retrain.workspace import Workspace
@@ -38,7 +39,7 @@ class Users:
             base = base_of(self.workspace, serving.commit, folder)
             self.model = (serving.version, Model(base, device=params.train.device, adapter=folder))
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
-        most = params.adapter(self.adapter).max_new_tokens
+        most = length_at(self.workspace, serving)
         with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
             answers = simulate.ask(self.model[1], messages, batch=params.evaluate.batch, max_new_tokens=most, tick=bar.update)
         rows = simulate.logs(

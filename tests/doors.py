@@ -95,8 +95,8 @@ def promote(space: Workspace, *versions: int, back: bool = False, adapter: str =
                 )
             else:
                 line = ledger.Promotion(
-                    at=AT, adapter=adapter, version=number, digest=digest(number), commit="0" * 40, tag=f"{adapter}-v{number}",
-                    replaces=before,
+                    at=AT, adapter=adapter, version=number, digest=digest(number), tag=f"{adapter}-v{number}",
+                    commit=clone.git("rev-parse", "HEAD"), replaces=before,
                 )  # fmt: skip
             ledger.append(clone.root, adapter, line)
         clone.commit([f"ledger/{adapter}.jsonl"], "test")
@@ -108,7 +108,7 @@ def try_out(space: Workspace, number: int, weight: int, *, against: int, action:
     line = ledger.Rollout(
         **{
             "at": jobs.now(), "adapter": "support", "action": action, "version": number, "digest": digest(number),
-            "commit": "0" * 40, "against": against, "step": 0, "weight": weight, "hours": 1, "why": "test", **more,
+            "commit": space.remote_head(), "against": against, "step": 0, "weight": weight, "hours": 1, "why": "test", **more,
         }
     )  # fmt: skip
     with space.clone("test") as clone:

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from retrain import ledger, params, redact, sweep, tombstones
+from retrain import erasure, ledger, params, redact, sweep, tombstones
 from retrain.errors import ParamsError
 from retrain.params import Mlflow
 from retrain.records import Example, Origin
@@ -182,6 +182,19 @@ def test_a_place_that_lists_nothing_is_told_from_one_that_can_be_searched(tmp_pa
     open_, closed = Held(tmp_path), Held(tmp_path)
     closed.fs = Web()
     assert sweep.listed([("a folder", open_), ("a web server", closed)]) == ([("a folder", open_)], ["a web server"])
+
+
+def test_what_the_door_wrote_beside_the_log_is_named_with_how_much_it_is(bare: Path) -> None:
+    rows = {".feedback": [{"request_id": "r-1", "user_id": "ann"}], ".shadow": [{"request_id": "r-2"}, {"request_id": "r-3"}]}
+    for kind, lines in {**rows, ".uncounted": [{"request_id": "r-4", "user_id": ["ann"]}]}.items():
+        folder = bare / "logs" / kind / "support"
+        folder.mkdir(parents=True)
+        (folder / "served-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines) + "half a li")
+    told = erasure.beside_logs(Workspace.open(bare), redact.Traces(users={"ann"}, requests={"r-2", "r-3"}))
+    assert [line.partition(" about")[0] for line in told] == [
+        f"{bare}/logs/.feedback/support holds 1 line",
+        f"{bare}/logs/.shadow/support holds 2 lines",
+    ]
 
 
 def test_verified_bytes_and_what_airflow_runs_with_are_no_texts_to_clean(tmp_path: Path) -> None:

@@ -92,3 +92,33 @@ def test_a_full_disk_is_told_and_what_waited_is_written_once_there_is_room(
         time.sleep(0.01)
     journal.close()
     assert [row["request_id"] for row in rows(tmp_path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("fails", ["write", "sync"])
+def test_a_log_that_fails_is_told_until_it_works_whatever_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    journal, bad, good = Journal(), Table(tmp_path / "bad", 1e6), Table(tmp_path / "good", 1e6)
+    works, broken = getattr(bad, fails), [True]
+
+    def refuses(*about: Any) -> None:
+        if broken:
+            raise OSError(errno.EIO, "Input/output error")
+        works(*about)
+
+    monkeypatch.setattr(bad, fails, refuses)
+    monkeypatch.setattr("retrain.serving.journal.SYNC", 0.05)
+    journal.add(bad, {"request_id": "1"})
+    while journal.error is None:
+        time.sleep(0.01)
+    for number in range(2, 5):
+        journal.add(good, {"request_id": str(number)})
+        while len(rows(tmp_path / "good")) < number - 1:
+            time.sleep(0.01)
+        time.sleep(0.1)  # flushed
+        assert str(tmp_path / "bad") in (journal.error or "")
+    broken.clear()
+    while journal.error:
+        time.sleep(0.01)
+    journal.close()
+    assert [row["request_id"] for row in rows(tmp_path / "bad")] == ["1"]

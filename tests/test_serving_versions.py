@@ -216,6 +216,26 @@ def test_a_ledger_that_cannot_be_read_changes_nothing_and_is_told(door: tuple[Do
     until(lambda: httpx.get(address + "/healthz").json()["status"] == "ok")
 
 
+def length(root: Path, tokens: int) -> None:
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace("task: classification", f"task: classification\n    max_new_tokens: {tokens}", 1))
+
+
+def test_an_answer_is_as_long_as_it_was_judged_at_and_not_as_the_checkout_has_it(space: Workspace, stub: Stub) -> None:
+    with space.clone("test") as clone:
+        length(clone.root, 9)
+        clone.commit(["params.yaml"], "shorter")
+        clone.publish(lambda c: None, tries=1)
+    promote(space, 2)
+    length(space.root, 33)
+    with running(other(space, "serve.follow_seconds=0.1"), stub) as (door, _):
+        assert door.workspace.params.adapter("support").max_new_tokens == 33
+        until(lambda: door.versions.standings["support"].kept)
+        standing = door.versions.standings["support"]
+        assert standing.serves is not None
+        assert (standing.serves.most, standing.kept[0].most) == (9, 16)
+
+
 def test_what_no_longer_serves_is_let_go(space: Workspace, stub: Stub) -> None:
     promote(space, 2, 3, 4)
     with running(other(space, "serve.keep=1", "serve.follow_seconds=0.1"), stub) as (door, _):

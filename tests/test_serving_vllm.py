@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_words_are_streamed_as_they_come(remote: vllm.Remote, adapters: dict[str
     remote.load(one)
     assert answer(remote, one, pieces.append).text == "two words"
     assert pieces == ["two", " words"]
+
+
+def test_questions_share_one_tls_context(
+    remote: vllm.Remote, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, made = version(adapters["labels"]), list[Any]()
+    remote.load(one)
+    default = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *a, **k: made.append(1) or default(*a, **k))
+    for _ in range(20):
+        answer(remote, one)
+    assert made == []
+    vllm.Remote(remote.workspace, remote.settings)
+    assert made == [1]
 
 
 def test_what_vllm_forgot_in_a_restart_is_loaded_again(

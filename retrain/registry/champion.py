@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from retrain import ledger
 from retrain.errors import IntegrityError, NothingToDo, RetrainError
+from retrain.params import Adapter
 from retrain.process import text_at
 from retrain.records import read_json, verify_folder, write_text
 from retrain.registry.versions import Registry, placed
@@ -106,6 +109,19 @@ def verdict_at(space: Workspace, adapter: str, commit: str) -> Verdict:
     if text is None:
         raise IntegrityError(f"{commit[:12]} has no {path}: it is no commit of a retraining")
     return parse_verdict(text, f"{path} of {commit[:12]}")
+
+
+def length_at(space: Workspace, promotion: ledger.Promotion) -> int:
+    """Tokens of an answer at most (`max_new_tokens`) as the promoted commit has it: so it was judged. Only this is read, for
+    an old params.yaml may lack what a newer one needs."""
+    text = text_at(space.root, promotion.commit, "params.yaml") or ""
+    try:
+        given = yaml.safe_load(text)["adapters"][promotion.adapter].get("max_new_tokens")
+        return int(Adapter.model_fields["max_new_tokens"].default if given is None else given)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"params.yaml of {promotion.commit[:12]} does not say how {promotion.adapter} answers ({type(error).__name__})"
+        ) from error
 
 
 def fetch(space: Workspace, entries: list[ledger.Entry], promotion: ledger.Promotion) -> Path:

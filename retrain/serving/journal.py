@@ -127,12 +127,17 @@ class Journal:
     """Writes the rows of several tables in a thread of its own, in the order in which they came."""
 
     def __init__(self) -> None:
-        self.error: str | None = None
+        self._errors: dict[tuple[Table, str], str] = {}  # by table and what failed there
         self.lost = 0
         self._queue: queue.SimpleQueue[tuple[Table, dict[str, Any]] | None] = queue.SimpleQueue()
         self._held: list[tuple[Table, dict[str, Any]]] = []
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
+
+    @property
+    def error(self) -> str | None:
+        """What cannot be written or flushed, until it could."""
+        return "; ".join(tuple(self._errors.values())) or None
 
     def add(self, table: Table, row: dict[str, Any]) -> None:
         self._queue.put((table, row))
@@ -145,14 +150,14 @@ class Journal:
     def _work(self) -> None:
         unsynced: set[Table] = set()
         since, open_ = 0.0, True
-        while open_ or unsynced:
+        while open_:
             open_ = self._take(SYNC if unsynced or self._held else None) and open_
             wrote = self._write()
             if wrote and not unsynced:
                 since = time.monotonic()
             unsynced |= wrote
             if unsynced and (not open_ or time.monotonic() - since >= SYNC):
-                unsynced = self._sync(unsynced)
+                unsynced, since = self._sync(unsynced), time.monotonic()
 
     def _take(self, patience: float | None) -> bool:
         """Everything that is there, waiting for the first; False at the end."""
@@ -170,9 +175,11 @@ class Journal:
             try:
                 table.write([row for of, row in self._held if of is table])
             except OSError as error:
-                self.error = f"{table.folder} cannot be written ({error.strerror}): free some space or mend its mode"
+                self._errors[table, "write"] = (
+                    f"{table.folder} cannot be written ({error.strerror}): free some space or mend its mode"
+                )
                 continue
-            self.error = None
+            self._errors.pop((table, "write"), None)
             self._held = [(of, row) for of, row in self._held if of is not table]
             wrote.add(table)
         over = len(self._held) - MOST_HELD
@@ -182,9 +189,13 @@ class Journal:
         return wrote
 
     def _sync(self, tables: set[Table]) -> set[Table]:
-        try:
-            for table in tables:
+        """Those that could not be flushed, which are tried again."""
+        failed: set[Table] = set()
+        for table in tables:
+            try:
                 table.sync()
-        except OSError as error:
-            self.error = f"a log could not be flushed to disk ({error.strerror})"
-        return set()
+                self._errors.pop((table, "sync"), None)
+            except OSError as error:
+                self._errors[table, "sync"] = f"{table.folder} could not be flushed to disk ({error.strerror})"
+                failed.add(table)
+        return failed

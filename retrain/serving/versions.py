@@ -291,7 +291,7 @@ class Versions:
             try:
                 folder = self.fetch(self.workspace, entries, promotion)
                 created = int(parse_time(promotion.at, "at").timestamp())
-                most = self.workspace.params.adapter(promotion.adapter).max_new_tokens
+                most = champion.length_at(self.workspace, promotion)
                 version = Version(
                     promotion.adapter, promotion.version, promotion.digest, folder, created, promotion.commit, most
                 )

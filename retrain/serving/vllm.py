@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import threading
 import time
 from collections import Counter, defaultdict
@@ -56,6 +57,7 @@ class Remote:
     _loading: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))  # by digest
     _swapping: threading.Lock = field(default_factory=threading.Lock)  # held for moments: nothing is asked under it
     _encoding: threading.Lock = field(default_factory=threading.Lock)
+    _trusted: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)  # made once: it reads all certificates
     _trouble: str | None = None
     _note: str | None = None
 
@@ -151,7 +153,9 @@ class Remote:
     def _call(self, method: str, path: str, body: Any = None, timeout: float = LOAD_SECONDS) -> httpx.Response:
         """vLLM's answer; EndpointError with its words where it is no success."""
         try:
-            answer = httpx.request(method, self.settings.url + path, json=body, headers=self._headers(), timeout=timeout)
+            answer = httpx.request(
+                method, self.settings.url + path, json=body, headers=self._headers(), timeout=timeout, verify=self._trusted
+            )
         except httpx.HTTPError as error:
             self._trouble = f"vLLM at {self.settings.url} does not answer ({type(error).__name__})"
             raise EndpointError(self._trouble) from error
@@ -211,7 +215,7 @@ class Remote:
         text, finish, used = "", None, {"completion_tokens": 0}
         try:
             async with (
-                httpx.AsyncClient(headers=self._headers(), timeout=None) as client,
+                httpx.AsyncClient(headers=self._headers(), timeout=None, verify=self._trusted) as client,
                 client.stream("POST", f"{self.settings.url}/v1/completions", json=body) as answer,
             ):
                 if answer.status_code == 404:
