@@ -158,6 +158,11 @@ def test_whatever_a_look_meets_the_next_one_comes(door: tuple[Door, str], space:
 def test_a_damaged_ledger_holds_up_no_other_adapter(space: Workspace, stub: Stub) -> None:
     adapters = {**space.params.adapters, "second": space.params.adapters["support"]}
     both = replace(space, params=space.params.model_copy(update={"adapters": adapters}))
+    with space.clone("test") as clone:
+        path, line = clone.root / "params.yaml", "  second: {base: smollm2, task: classification, labels: [a, b]}"
+        path.write_text(path.read_text().replace("\n  support:\n", f"\n{line}\n  support:\n", 1))
+        clone.commit(["params.yaml"], "test")
+        clone.publish(lambda c: None, tries=1)
     promote(space, 1, adapter="second")
     with running(both, stub) as (_, address):
         promote(space, 2)
