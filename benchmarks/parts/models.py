@@ -1,5 +1,7 @@
 """The base that ships, and adapters on it that benchmarks share: each is made once, under out/base and .retrain/bench."""
 
+import contextlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +26,6 @@ def adapter_of(text: texts.Text, params: params_.Params, folder: Path) -> Path:
     key = text_digest(dumps([params.train.model_dump(mode="json"), rows_digest(text.rows), base.digest(folder)]))[:12]
     target = ROOT / ".retrain" / "bench" / f"{text.adapter}-{key}"
     if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures
             train.train(text.rows, text.adapter, params, folder, target, Path(scratch) / "log.jsonl", home=Path(scratch))
     return target
