@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from retrain.process import dies_with_me
 from retrain.workspace import Workspace
 
 START = 180.0  # seconds that a server may take to answer for the first time
@@ -118,7 +119,7 @@ def loop(folders: dict[str, Path]) -> Ask:
 @contextlib.contextmanager
 def process(command: list[str], **more: Any) -> Iterator["subprocess.Popen[str]"]:
     """A server with its children in a session of its own, which ends with the block."""
-    server = subprocess.Popen(command, text=True, start_new_session=True, **more)
+    server = subprocess.Popen(command, text=True, start_new_session=True, preexec_fn=dies_with_me(), **more)
     try:
         yield server
     finally:
