@@ -35,6 +35,8 @@ from retrain.scoring import Judge, entry, faults
 
 SUITES = ("golden", "audit", "repair", "retained")
 
+SHOWN = 2048  # tokens of labels and examples in a prompt: longer examples are left out, the question never is
+
 
 class Said(str):
     """An answer; `cut`: it ended at the length limit."""
@@ -80,14 +82,21 @@ class Arms:
         return self._ask("base", digest, None, rows, system, self.spec.labels, self.params.train.max_length)
 
     def prompted_arm(self, rows: Sequence[Example], shown: Sequence[Example]) -> list[str]:
-        """The base with the labels and a few training examples in its prompt."""
+        """The base with the labels and a few training examples in its prompt, as many as leave room for the question."""
         system = prompts.read_prompt(Path(self.spec.prompt))
         if self.spec.labels:
             system += "\nAnswer with one of: " + ", ".join(self.spec.labels) + "."
         examples = sorted(shown, key=lambda row: unit_hash(row.id, "shots"))[: self.params.evaluate.shots]
-        system += "".join(f"\n\n{row.question}\n=> {row.answer}" for row in examples)
-        digest = base.digest(self.base_folder)
-        return self._ask("prompted", digest, None, rows, system, self.spec.labels, self.params.train.max_length + 2048)
+        tokenizer = base.tokenizer(self.base_folder)
+
+        def tokens(text: str) -> int:
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        for row in examples:
+            more = f"{system}\n\n{row.question}\n=> {row.answer}"
+            system = more if tokens(more) <= SHOWN else system
+        digest, length = base.digest(self.base_folder), self.params.train.max_length + max(SHOWN, tokens(system))
+        return self._ask("prompted", digest, None, rows, system, self.spec.labels, length)
 
     def _ask(
         self,

@@ -17,8 +17,9 @@ from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
 from retrain.meter import Meter
-from retrain.records import Example, file_digest, read_examples, read_json, rows_digest, verify_folder, write_json
+from retrain.records import Example, Message, file_digest, read_examples, read_json, rows_digest, verify_folder, write_json
 
+ROOM = 4  # tokens that must be left for a question
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
@@ -48,6 +49,7 @@ def train(
     device, system = base.choose_device(settings.device), prompts.read_prompt(Path(spec.prompt))
     meter, tokenizer = Meter(device), base.tokenizer(base_folder)
     template = prompts.Template(tokenizer, system, settings.max_length)
+    _leaves_room(template, spec.prompt)
     given = len(rows)
     rows = _short_enough(rows, template)
     data = tokenise(rows, template)
@@ -100,6 +102,16 @@ def cost_file(log: Path) -> Path:
 def _cut(data: Sequence[packing.Tokens], most: int) -> int:
     """Rows that fill the limit: their question was longer, but for the rare one that fits exactly."""
     return sum(len(question) + len(completion) >= most for question, completion in data)
+
+
+def _leaves_room(template: prompts.Template, where: str) -> None:
+    """ParamsError where the prompt alone fills the limit: every question would be cut to nothing."""
+    taken = len(template.render([Message(role="user", content="")]))
+    if template.max_length - taken < ROOM:
+        raise params_.ParamsError(
+            f"train.max_length is {template.max_length}, the prompt ({where}) alone takes {taken} tokens: nothing is left "
+            f"for a question; raise train.max_length to {taken + 64} or more, or shorten the prompt"
+        )
 
 
 def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[Example]:

@@ -12,7 +12,7 @@ from retrain import params as params_
 from retrain.errors import DataError, IntegrityError, ParamsError
 from retrain.evaluate import Arms
 from retrain.generate import Answer, Model
-from retrain.records import Example, read_json
+from retrain.records import Example, Message, read_json
 from retrain.scoring import Judge
 
 LABELS = ("order status", "refund card", "refund order")
@@ -115,6 +115,32 @@ def test_rows_are_asked_apart_whatever_was_asked_before(
     monkeypatch.setattr(Model, "answers", counted)
     assert ask(rows, "cache") == ask(rows, "begun") == together
     assert asked == [2]  # not at all, or all of them: never what is left
+
+
+def test_examples_that_are_too_long_are_not_shown_and_the_question_stays(
+    params: params_.Params, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out/base").mkdir(parents=True)
+    Path("out/base/smollm2").symlink_to(tiny)
+    shown = [Example.of("parcel " * length, "a", source="seed") for length in (5, 3_000, 7)]
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(Arms, "_ask", lambda self, *given: asked.append((given[4], given[6])) or [])
+    Arms("support", params, Path("cache")).prompted_arm(shown[:1], shown)
+    ((system, length),) = asked
+    assert system.count("=> a") == 2
+    template = prompts.Template(base.tokenizer(tiny), system, length)
+    first, second = (template.question([Message(role="user", content=text)]) for text in ("where is my card", "cancel order"))
+    assert first != second
+
+
+def test_a_prompt_that_leaves_no_room_for_a_question_ends_the_training_before_it_starts(
+    params: params_.Params, tiny: Path
+) -> None:
+    Path("data/prompts/support.txt").write_text("where is my parcel " * 20)
+    rows = [Example.of("where is my card", "a", source="seed")]
+    with pytest.raises(ParamsError, match=r"the prompt \(data/prompts/support.txt\) alone takes \d+ tokens"):
+        train.train(rows, "support", params, tiny, Path("adapter"), Path("log.jsonl"), home=Path("home"))
+    assert not Path("adapter").exists()
 
 
 def test_an_expected_answer_that_is_no_json_is_not_measured_and_stops_nothing() -> None:
