@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ from retrain.workspace import Workspace
 
 QUICK = (  # few requests are enough, where a trial does not say otherwise
     "promotion.rollout.min_requests=20", "promotion.rollout.min_labels=0", "promotion.rollout.expire_hours=48",
+    "serve.timeout=60",
     'promotion.rollout.steps=[{"weight": 0, "hours": 1}, {"weight": 50, "hours": 1}]',
 )  # fmt: skip
 
@@ -78,10 +78,3 @@ def label(address: str, request: str, answer: str) -> int:
 
 def drawn_ids(space: Workspace, answers: Iterable[httpx.Response]) -> list[str]:
     return [a.json()["id"] for a in answers if drawn(a.json()["id"], space.params.failures.audit_rate)]
-
-
-def fresh(template: Path, folder: Path) -> Workspace:
-    """A copy of a workspace; all that it names lies inside."""
-    import shutil
-
-    return Workspace.open(shutil.copytree(template, folder / "ws", symlinks=True))

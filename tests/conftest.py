@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import doors
 import forging
 import pytest
 import servers
 import small
 import talking
+from canary import QUICK
 from filelock import FileLock
 
 from retrain import base, endpoint
@@ -64,6 +66,19 @@ def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
             small.promoted(small.workspace(made, tiny), "2026-03-01T00:00:00Z")
             (made / "done").touch()
     return lambda folder: small.moved(made / "ws", folder / "ws")
+
+
+@pytest.fixture(scope="session")
+def _canary(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = doors.space_of(tmp_path_factory.mktemp("canary"), tiny, *QUICK)
+    doors.promote(made, 7)
+    return made.root
+
+
+@pytest.fixture
+def canary(_canary: Path, tmp_path: Path) -> Workspace:
+    """A workspace where v7 serves, and whose rollouts are quick."""
+    return Workspace.open(shutil.copytree(_canary, tmp_path / "ws", symlinks=True))
 
 
 @pytest.fixture(scope="session")

@@ -146,3 +146,11 @@ def children_of(space: Workspace) -> list[str]:
         if os.fsencode(str(space.root)) in where and int(path.name) != os.getpid():
             found.append(command)
     return found
+
+
+def set_for_all(space: Workspace, *settings: str) -> None:
+    """These settings of params.yaml, pushed."""
+    with space.clone("rules") as clone:
+        set_values(clone.root / "params.yaml", settings)
+        clone.commit(["params.yaml"], "rules")
+        clone.publish(lambda c: None, tries=1)

@@ -5,12 +5,10 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-serving = pytest.importorskip("serving")
-from parts.answering import Asked, Given  # noqa: E402
+import serving
+from parts.answering import Asked, Given
 
 
 def asked(i: int) -> Asked:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from forging import another_candidate
+from small import set_for_all
 from test_dags import RUN
 from test_notify import Listener, listener  # noqa: F401  # a fixture
 
@@ -32,10 +33,7 @@ def answers(space: Workspace, word: str) -> None:
 
 
 def asks(space: Workspace, who: str) -> None:
-    with space.clone("rules") as clone:
-        edits.set_values(clone.root / "params.yaml", [f"promotion.approval={who}"])
-        clone.commit(["params.yaml"], "rules")
-        clone.publish(lambda c: None, tries=1)
+    set_for_all(space, f"promotion.approval={who}")
 
 
 @pytest.mark.slow

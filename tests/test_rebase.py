@@ -8,7 +8,7 @@ import pytest
 import small
 from calling import call
 
-from retrain import edits, jobs, ledger, release
+from retrain import jobs, ledger, release
 from retrain.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -37,10 +37,7 @@ def base_of(space: Workspace) -> str:
 
 
 def test_a_base_is_kept_where_the_candidate_on_the_new_one_does_not_pass(space: Workspace) -> None:
-    with space.clone("rules") as clone:
-        edits.set_values(clone.root / "params.yaml", ["gates.margin=0.0001"])
-        clone.commit(["params.yaml"], "nothing passes this")
-        clone.publish(lambda c: None, tries=1)
+    small.set_for_all(space, "gates.margin=0.0001")
     told = call("rebase", "other", "--end", "2026-03-03T00:00:00Z", "-w", space.root)
     assert (told.code, "the old base stays" in told.err) == (3, True), told
     assert base_of(space) == "smollm2"
@@ -49,10 +46,7 @@ def test_a_base_is_kept_where_the_candidate_on_the_new_one_does_not_pass(space: 
 
 
 def test_one_that_passes_is_on_the_new_base_and_may_be_promoted(space: Workspace) -> None:
-    with space.clone("rules") as clone:
-        edits.set_values(clone.root / "params.yaml", ["gates.margin=0.2", "gates.floor={}"])
-        clone.commit(["params.yaml"], "as good as before will do")
-        clone.publish(lambda c: None, tries=1)
+    small.set_for_all(space, "gates.margin=0.2", "gates.floor={}")
     told = call("rebase", "other", "--end", "2026-03-04T00:00:00Z", "-w", space.root)
     assert told.code == 0, told.out + told.err
     assert base_of(space) == "other"

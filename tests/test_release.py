@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from calling import call
 from forging import another_candidate
+from small import set_for_all
 
-from retrain import edits, guard, jobs, ledger, permission, prune, release, rollout
+from retrain import guard, jobs, ledger, permission, prune, release, rollout
 from retrain.errors import RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.permission import Answer
@@ -24,10 +25,7 @@ def asks(released: Workspace) -> Iterator[object]:
     """Set promotion.<key> for everybody, by push."""
 
     def change(*values: str) -> None:
-        with released.clone("rules") as clone:
-            edits.set_values(clone.root / "params.yaml", [f"promotion.{value}" for value in values])
-            clone.commit(["params.yaml"], "rules")
-            clone.publish(lambda c: None, tries=1)
+        set_for_all(released, *(f"promotion.{value}" for value in values))
 
     yield change
     change("approval=auto", "answer_hours=72", "hours=null")

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from calling import call
 from forging import another_candidate
+from small import set_for_all
 
 from monitoring.failures import drawn
-from retrain import edits, jobs, ledger, looks, projections, release, rollout
+from retrain import jobs, ledger, looks, projections, release, rollout
 from retrain.errors import NothingToDo, ParamsError, RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.records import parse_time, write_jsonl
@@ -26,10 +27,7 @@ def asks(released: Workspace) -> Iterator[Any]:
     """Set promotion.<key> for everybody, by push."""
 
     def change(*values: str) -> None:
-        with released.clone("rules") as clone:
-            edits.set_values(clone.root / "params.yaml", [f"promotion.{value}" for value in values])
-            clone.commit(["params.yaml"], "rules")
-            clone.publish(lambda c: None, tries=1)
+        set_for_all(released, *(f"promotion.{value}" for value in values))
 
     change(f"rollout.steps={STEPS}", "rollout.min_requests=20", "rollout.min_labels=5")
     yield change

@@ -65,21 +65,6 @@ def test_keys_of_well_known_services_are_found(kind: str) -> None:
     assert scrubbed(prompt=f"use {SECRETS[kind]}") == {"prompt": "use <SECRET_1>"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "26 crates of ref 48213-2 on 2026-08-10, 10 August, 12:30",
-        "order 7-1180, 3 x 0.75 l at 12.50 EUR, sum 1,234.50",
-        "I forgot my password: please help, my password is wrong!",
-        "task-oriented sk-learn-like-and-very-long-names",
-        "the bearer of bad news, the secret is out, key: none",
-        "61 Loom Street, flat 3, SEA-901",
-    ],
-)
-def test_what_orders_are_made_of_stays(text: str) -> None:
-    assert scrubbed(prompt=text) == {"prompt": text}
-
-
 def test_question_and_answer_of_a_row_agree_however_the_value_is_written() -> None:
     row = scrubbed(prompt="ship to Bob@Example.com, tel 020 7946 0123", response='{"to":"bob@example.com","tel":"02079460123"}')
     assert row == {"prompt": "ship to <EMAIL_1>, tel <PHONE_1>", "response": '{"to":"<EMAIL_1>","tel":"<PHONE_1>"}'}
@@ -210,9 +195,15 @@ def test_secrets_that_are_told_by_their_name_or_form_are_found(text: str, secret
         "private key is RSA-4096",
         "the token: expired. Passwords were changed, pass: all",
         "key-value-store-version-2-final-report",
+        "26 crates of ref 48213-2 on 2026-08-10, 10 August, 12:30",
+        "order 7-1180, 3 x 0.75 l at 12.50 EUR, sum 1,234.50",
+        "I forgot my password: please help, my password is wrong!",
+        "task-oriented sk-learn-like-and-very-long-names",
+        "the bearer of bad news, the secret is out, key: none",
+        "61 Loom Street, flat 3, SEA-901",
     ],
 )
-def test_what_is_only_named_like_a_secret_stays(text: str) -> None:
+def test_what_orders_are_made_of_and_what_is_only_named_like_a_secret_stays(text: str) -> None:
     assert scrubbed(prompt=text) == {"prompt": text}
 
 

@@ -14,9 +14,9 @@ import pytest
 import servers
 import services
 from forging import another_candidate
-from small import wait, workspace
+from small import set_for_all, wait, workspace
 
-from retrain import edits, jobs, ledger
+from retrain import jobs, ledger
 from retrain.records import from_stamp, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace
@@ -84,10 +84,7 @@ def test_an_approval_in_airflow_promotes(up: Up) -> None:
 
 def test_a_tag_set_in_mlflow_promotes(up: Up) -> None:
     space, airflow, mlflow = up
-    with space.clone("rules") as clone:
-        edits.set_values(clone.root / "params.yaml", ["promotion.approval=mlflow"])
-        clone.commit(["params.yaml"], "people answer in MLflow")
-        clone.publish(lambda c: None, tries=1)
+    set_for_all(space, "promotion.approval=mlflow")
     candidate, before = another_candidate(space), state(space).champion
     run = airflow.start(DAG, {"end": from_stamp(candidate.end).isoformat()})
     wait(lambda: airflow.states(DAG, run).get("wait") == "up_for_reschedule", "it does not wait", 600)

@@ -1,5 +1,6 @@
 """`retrain rollout`: a challenger beside the champion: status, look, pause, resume, promote, rollback."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,10 +40,7 @@ def pause(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json =
 
     Example: retrain rollout pause support --reason 'sale week'
     """
-    from retrain import rollout
-
-    line = rollout.pause(open_workspace(workspace, adapter), adapter, reason=reason)
-    out(line.as_dict(), as_json, [line.told()])
+    _tell("pause", adapter, reason, workspace, as_json)
 
 
 def resume(adapter: Name, reason: Reason = "resumed by hand", workspace: Root = HERE, as_json: Json = False) -> None:
@@ -50,10 +48,7 @@ def resume(adapter: Name, reason: Reason = "resumed by hand", workspace: Root = 
 
     Example: retrain rollout resume support
     """
-    from retrain import rollout
-
-    line = rollout.resume(open_workspace(workspace, adapter), adapter, reason=reason)
-    out(line.as_dict(), as_json, [line.told()])
+    _tell("resume", adapter, reason, workspace, as_json)
 
 
 def promote(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json = False) -> None:
@@ -61,12 +56,7 @@ def promote(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json
 
     Example: retrain rollout promote support --reason 'seen enough'
     """
-    from retrain import projections, rollout
-
-    space = open_workspace(workspace, adapter)
-    made = rollout.promote(space, adapter, reason=reason)
-    out(made.as_dict(), as_json, [made.told()])
-    projections.refresh(space, adapter, panels=False, say=say_for(as_json))
+    _tell("promote", adapter, reason, workspace, as_json)
 
 
 def rollback(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Json = False) -> None:
@@ -74,9 +64,14 @@ def rollback(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Jso
 
     Example: retrain rollout rollback support --reason 'refunds went wrong'
     """
+    _tell("rollback", adapter, reason, workspace, as_json)
+
+
+def _tell(verb: str, adapter: str, reason: str, workspace: Path, as_json: bool) -> None:
+    """What a person says of a rollout, the ledger's line of it, and the pages that show it."""
     from retrain import projections, rollout
 
     space = open_workspace(workspace, adapter)
-    line = rollout.rollback(space, adapter, reason=reason)
+    line = getattr(rollout, verb)(space, adapter, reason=reason)
     out(line.as_dict(), as_json, [line.told()])
     projections.refresh(space, adapter, panels=False, say=say_for(as_json))

@@ -1,11 +1,10 @@
 """Trial 36: an ill champion while a canary runs; beside it the same faults of the challenger alone, which are found."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from canary import QUICK, arms, fresh, look, running, traffic, tries, written
-from doors import Stub, promote, space_of, try_out
+from canary import arms, look, running, traffic, tries, written
+from doors import Stub, try_out
 from doors import running as serving
 
 from retrain.errors import RetrainError
@@ -14,27 +13,15 @@ from retrain.serving.versions import Version
 from retrain.workspace import Workspace
 
 
-@pytest.fixture(scope="module")
-def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return space_of(tmp_path_factory.mktemp("canary"), tiny, *QUICK).root
-
-
-@pytest.fixture
-def space(template: Path, tmp_path: Path) -> Workspace:
-    made = fresh(template, tmp_path)
-    promote(made, 7)
-    return made
-
-
 @pytest.fixture
 def stub() -> Stub:
     return Stub()
 
 
 @pytest.fixture
-def door(space: Workspace, stub: Stub) -> Iterator[str]:
-    with serving(space, stub) as (_, address):
-        try_out(space, 8, 50, against=7)
+def door(canary: Workspace, stub: Stub) -> Iterator[str]:
+    with serving(canary, stub) as (_, address):
+        try_out(canary, 8, 50, against=7)
         tries(address, "support-v8")
         yield address
 
@@ -53,28 +40,28 @@ def ill(stub: Stub, fault: str, *numbers: int) -> None:
 
 @pytest.mark.parametrize("fault", ["fails", "slow", "rubbish"])
 def test_trial_36_an_ill_champion_is_not_held_against_the_challenger(
-    space: Workspace, door: str, stub: Stub, fault: str
+    canary: Workspace, door: str, stub: Stub, fault: str
 ) -> None:
     ill(stub, fault, 7)
     answers = traffic(door, range(100))
     good = [answer for answer in answers if answer.status_code == 200]
     assert set(arms(good)) == ({"challenger"} if fault == "fails" else {"champion", "challenger"})
-    written(space, len(good))
-    written(space, 100 - len(good), ".uncounted")
-    found = look(space, hours=0.1)
+    written(canary, len(good))
+    written(canary, 100 - len(good), ".uncounted")
+    found = look(canary, hours=0.1)
     assert found.judged is not None and found.look is not None
     assert found.judged.outcome == "inconclusive"
     assert min(found.look.count("champion"), found.look.count("challenger")) >= 20
-    assert running(space) == "begun"
+    assert running(canary) == "begun"
 
 
 @pytest.mark.parametrize("fault", ["fails", "rubbish"])
-def test_trial_36_what_makes_both_ill_keeps_the_canary_where_it_is(space: Workspace, door: str, stub: Stub, fault: str) -> None:
+def test_trial_36_what_makes_both_ill_keeps_the_canary(canary: Workspace, door: str, stub: Stub, fault: str) -> None:
     ill(stub, fault, 7, 8)
     answers = traffic(door, range(100))
     kind = ".uncounted" if fault == "fails" else ""
-    written(space, 100, kind)
-    found = look(space, hours=1.1)
+    written(canary, 100, kind)
+    found = look(canary, hours=1.1)
     assert found.judged is not None
     assert found.judged.outcome == "inconclusive"
     assert any("it is not blamed, and waits" in reason for reason in found.judged.reasons), found.judged.reasons
@@ -83,16 +70,16 @@ def test_trial_36_what_makes_both_ill_keeps_the_canary_where_it_is(space: Worksp
 
 @pytest.mark.parametrize("fault", ["fails", "slow", "rubbish"])
 def test_trial_36_the_same_fault_of_the_challenger_alone_takes_it_back_at_once(
-    space: Workspace, door: str, stub: Stub, fault: str
+    canary: Workspace, door: str, stub: Stub, fault: str
 ) -> None:
     ill(stub, fault, 8)
     answers = traffic(door, range(40))
     good = [a for a in answers if a.status_code == 200]
-    written(space, len(good))
-    found = look(space)
+    written(canary, len(good))
+    found = look(canary)
     assert found.judged is not None
     assert found.judged.outcome == "failure", found.judged
-    assert running(space) is None
+    assert running(canary) is None
     tries(door, None)
     assert set(arms(traffic(door, range(20)))) == {"champion"}
     if fault == "fails":  # its own door stopped it before anybody looked

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from canary import QUICK, arms, ask, fresh, look, running, traffic, tries, written
-from doors import Stub, promote, space_of, try_out, until
+from canary import arms, ask, look, running, traffic, tries, written
+from doors import Stub, try_out, until
 from doors import running as serving
 
 from retrain import jobs, ledger
@@ -27,18 +27,6 @@ from doors import promote
 from retrain.workspace import Workspace
 promote(Workspace.open(Path(sys.argv[1])), int(sys.argv[2]))
 """
-
-
-@pytest.fixture(scope="module")
-def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return space_of(tmp_path_factory.mktemp("canary"), tiny, *QUICK).root
-
-
-@pytest.fixture
-def space(template: Path, tmp_path: Path) -> Workspace:
-    made = fresh(template, tmp_path)
-    promote(made, 7)
-    return made
 
 
 class Files(Stub):
@@ -68,7 +56,7 @@ def adapter(folder: Path, text: str) -> str:
 
 
 @pytest.fixture
-def files(space: Workspace, tmp_path: Path) -> Iterator[tuple[Door, str, Path, Files]]:
+def files(canary: Workspace, tmp_path: Path) -> Iterator[tuple[Door, str, Path, Files]]:
     """A door over real folders, whose challenger `support-v8` says `eight` to half of the users."""
     folders = {8: tmp_path / "v8"}
     digest = adapter(folders[8], "eight")
@@ -82,8 +70,8 @@ def files(space: Workspace, tmp_path: Path) -> Iterator[tuple[Door, str, Path, F
         return tmp_path / "v7"
 
     stub = Files()
-    with serving(space, stub, fetch=fetch) as (door, address):
-        try_out(space, 8, 50, against=7, digest=digest)
+    with serving(canary, stub, fetch=fetch) as (door, address):
+        try_out(canary, 8, 50, against=7, digest=digest)
         tries(address, "support-v8")
         assert texts(address) == {"seven", "eight"}
         yield door, address, folders[8], stub
@@ -93,46 +81,46 @@ def texts(address: str) -> set[str]:
     return {answer.json()["choices"][0]["message"]["content"] for answer in traffic(address, range(30))}
 
 
-def test_trial_39_a_promotion_by_another_process_ends_the_canary(space: Workspace) -> None:
-    with serving(space, Stub()) as (_, address):
-        try_out(space, 8, 50, against=7)
+def test_trial_39_a_promotion_by_another_process_ends_the_canary(canary: Workspace) -> None:
+    with serving(canary, Stub()) as (_, address):
+        try_out(canary, 8, 50, against=7)
         tries(address, "support-v8")
         assert set(arms(traffic(address, range(30)))) == {"champion", "challenger"}
         paths = [str(Path(__file__).parents[1]), *sys.path]
-        subprocess.run([sys.executable, "-c", MOVE, str(space.root), "9", ":".join(paths)], check=True)
+        subprocess.run([sys.executable, "-c", MOVE, str(canary.root), "9", ":".join(paths)], check=True)
         tries(address, None)
         answers = traffic(address, range(30))
         assert set(arms(answers)) == {"champion"}
         assert {answer.headers["x-retrain-model"] for answer in answers} == {"support-v9"}
-        assert (look(space).line, running(space)) == (None, None)
+        assert (look(canary).line, running(canary)) == (None, None)
         assert ask(address, user="u", model="support@challenger").status_code == 503
 
 
 def test_trial_39_other_bytes_under_the_challengers_path_end_the_canary(
-    space: Workspace, files: tuple[Door, str, Path, Files]
+    canary: Workspace, files: tuple[Door, str, Path, Files]
 ) -> None:
     _, address, folder, stub = files
     write_text(folder / "adapter_model.safetensors", "evil!")
     tries(address, None)
     assert texts(address) == {"seven"}
-    written(space, 1, ".shadow")
-    found = look(space)
+    written(canary, 1, ".shadow")
+    found = look(canary)
     assert found.judged is not None
     assert found.judged.outcome == "failure"
     assert "is not what its manifest.json says" in found.judged.reasons[0]
-    assert isinstance(line := jobs.entries(space, "support")[-1], ledger.Rollout)
+    assert isinstance(line := jobs.entries(canary, "support")[-1], ledger.Rollout)
     assert (line.action, line.outcome) == ("ended", "failed")
     assert "evil!" not in stub.held.values()
 
 
-def test_trial_39_a_file_that_was_only_touched_changes_nothing(space: Workspace, files: tuple[Door, str, Path, Files]) -> None:
+def test_trial_39_a_file_that_was_only_touched_changes_nothing(canary: Workspace, files: tuple[Door, str, Path, Files]) -> None:
     door, address, folder, _ = files
     os.utime(folder / "adapter_model.safetensors")
     door.versions.look()
     assert texts(address) == {"seven", "eight"}
 
 
-def test_trial_39_bytes_that_change_while_they_are_loaded_never_answer(space: Workspace, tmp_path: Path) -> None:
+def test_trial_39_bytes_that_change_while_they_are_loaded_never_answer(canary: Workspace, tmp_path: Path) -> None:
     digest, stub = adapter(tmp_path / "v8", "eight"), Files()
     read = stub._read
 
@@ -143,15 +131,15 @@ def test_trial_39_bytes_that_change_while_they_are_loaded_never_answer(space: Wo
 
     stub.loads = swapped
     adapter(tmp_path / "v7", "seven")
-    with serving(space, stub, fetch=lambda workspace, entries, line: tmp_path / line.tag[-2:]) as (_, address):
-        try_out(space, 8, 50, against=7, digest=digest)
-        written(space, 1, ".shadow")
+    with serving(canary, stub, fetch=lambda workspace, entries, line: tmp_path / line.tag[-2:]) as (_, address):
+        try_out(canary, 8, 50, against=7, digest=digest)
+        written(canary, 1, ".shadow")
         assert texts(address) == {"seven"}
-        assert "changed while they were loaded" in look(space).told()[-1]
+        assert "changed while they were loaded" in look(canary).told()[-1]
 
 
 @pytest.mark.parametrize("fault", ["raises", "is damaged"])
-def test_trial_37_a_challenger_that_does_not_load_is_taken_back_and_the_champion_serves(space: Workspace, fault: str) -> None:
+def test_trial_37_a_challenger_that_does_not_load_is_taken_back_and_the_champion_serves(canary: Workspace, fault: str) -> None:
     stub = Stub()
 
     def loads(version: Version) -> None:
@@ -164,31 +152,31 @@ def test_trial_37_a_challenger_that_does_not_load_is_taken_back_and_the_champion
         return workspace.root
 
     stub.loads = loads
-    with serving(space, stub, fetch=fetch) as (_, address):
-        try_out(space, 8, 50, against=7)
-        written(space, 1, ".shadow")
+    with serving(canary, stub, fetch=fetch) as (_, address):
+        try_out(canary, 8, 50, against=7)
+        written(canary, 1, ".shadow")
         assert set(arms(traffic(address, range(20)))) == {"champion"}
-        found = look(space)
+        found = look(canary)
         assert found.judged is not None
-        assert (found.judged.outcome, running(space)) == ("failure", None)
+        assert (found.judged.outcome, running(canary)) == ("failure", None)
         assert ("no room" if fault == "raises" else "does not match") in found.judged.reasons[0]
 
 
-def test_trial_38_a_server_that_starts_anew_goes_on_where_the_ledger_is(space: Workspace) -> None:
+def test_trial_38_a_server_that_starts_anew_goes_on_where_the_ledger_is(canary: Workspace) -> None:
     """Whoever was with the challenger is with it again; paused, nobody is."""
-    with serving(space, Stub()) as (_, address):
-        try_out(space, 8, 50, against=7)
+    with serving(canary, Stub()) as (_, address):
+        try_out(canary, 8, 50, against=7)
         tries(address, "support-v8")
         before = arms(traffic(address, range(40)))
-    with serving(space, Stub()) as (_, address):
+    with serving(canary, Stub()) as (_, address):
         tries(address, "support-v8")
         assert arms(traffic(address, range(40))) == before
-        try_out(space, 8, 80, against=7, action="stepped", step=1)
+        try_out(canary, 8, 80, against=7, action="stepped", step=1)
         until(lambda: httpx.get(address + "/healthz").json()["adapters"]["support"]["tries"]["weight"] == 80)
         after = arms(traffic(address, range(40)))
         assert after.count("challenger") > before.count("challenger")
         assert all(a == "challenger" for b, a in zip(before, after, strict=True) if b == "challenger")
-        try_out(space, 8, 80, against=7, action="paused", step=1)
-    with serving(space, Stub()) as (_, address):
+        try_out(canary, 8, 80, against=7, action="paused", step=1)
+    with serving(canary, Stub()) as (_, address):
         tries(address, "support-v8")
         assert set(arms(traffic(address, range(40)))) == {"champion"}
