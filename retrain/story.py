@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import params
+from retrain.copies import groups
 from retrain.edits import edit
 from retrain.errors import DataError, ParamsError
 from retrain.overrides import apply
@@ -63,26 +64,26 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
     """
     train, blank = _read_csv(data / "train.csv")
     test, unread = _read_csv(data / "test.csv")
-    train = _once(train)
+    rules = params.load(HOME)
+    train, copies = _once(train, rules.prepare.near)
     names, rare = _common(train)
     initial, arriving = _cast(len(names), initial, arriving, data / "train.csv", len(rare))
     random.Random(seed).shuffle(names)
     first, later = tuple(names[:initial]), tuple(names[initial : initial + arriving])
     adapter = "intents"
-    least = params.load(HOME).gates.min_rows
     tries = itertools.product([per_intent] if per_intent else range(PER_INTENT, FEWEST - 1, -5), PARTS)
     for each, parts in tries:
         seeds, golden, audit, traffic = _split(train, first, each, parts)
-        if len(golden) >= least:
+        if len(golden) >= rules.gates.min_rows:
             break
     else:
         raise DataError(
-            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows; {initial} intents learn {each} "
-            f"each), the gate needs {least}: give more rows an intent, or more --initial"
+            f"{data}/train.csv leaves {len(golden)} rows that judge ({len(train)} rows that copy no other; {initial} intents "
+            f"learn {each} each), the gate needs {rules.gates.min_rows}: give more rows an intent, or more --initial"
             + (", or a smaller --per-intent" if per_intent else "")
         )
     traffic += [row for row in train if row["label"] in later]
-    told = _not_used({"train.csv": blank, "test.csv": unread}, rare)
+    told = _not_used({"train.csv": blank, "test.csv": unread}, copies, rare)
     files = {
         **files_of(["dvc.yaml"]),
         "params.yaml": params_text(adapter, tuple(sorted(first)), floor={}),  # how hard this text is nobody knows yet
@@ -108,8 +109,10 @@ def _judges(row: dict[str, str]) -> bool:
     return unit_hash(question_key(row["text"]), "retained") < 0.5
 
 
-def _not_used(blank: dict[str, int], rare: Sequence[str]) -> tuple[str, ...]:
+def _not_used(blank: dict[str, int], copies: int, rare: Sequence[str]) -> tuple[str, ...]:
     told = [f"{n} rows of {name} have no text or no category and were skipped" for name, n in blank.items() if n]
+    if copies:
+        told.append(f"{copies} rows of train.csv are near copies of another row of their category and were left out")
     if rare:
         some = ", ".join(rare[:5]) + (", ..." if len(rare) > 5 else "")
         told.append(f"{len(rare)} categories are too rare to be taught and judged and were left out: {some}")
@@ -122,7 +125,7 @@ def _cast(count: int, initial: int | None, arriving: int | None, path: Path, rar
     first = initial or min(INITIAL, count - later)
     if first < 2 or later < 1 or first + later > count:
         asked = f"--initial {first} and --arriving {later} ask for {first + later}" if initial or arriving else "a demo needs 3"
-        beside = f" (beside {rare} with fewer than {2 * FEWEST} rows or {FEWEST} that train)" if rare else ""
+        beside = f" (beside {rare} with fewer than {2 * FEWEST} rows that copy no other)" if rare else ""
         raise ParamsError(f"{asked}, {path} has {count} categories{beside}: name at least 2 and 1, together {count} or fewer")
     return first, later
 
@@ -174,9 +177,15 @@ def _read_csv(path: Path) -> tuple[list[dict[str, str]], int]:
     return kept, len(rows) - len(kept)
 
 
-def _once(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The first row of each question."""
-    return list(reversed({question_key(row["text"]): row for row in reversed(rows)}.values()))
+def _once(rows: Sequence[dict[str, str]], near: float) -> tuple[list[dict[str, str]], int]:
+    """(the first row of each question, without near copies inside a category, how many of these there were).
+
+    Near copies train as one row and judge as one (prepare.near): what is counted here is what the gate will count.
+    """
+    once = list(reversed({question_key(row["text"]): row for row in reversed(rows)}.values()))
+    stands = groups([row["text"] for row in once], near, [row["label"] for row in once]).tolist()
+    kept = [row for i, row in enumerate(once) if stands[i] == i]
+    return kept, len(once) - len(kept)
 
 
 def _lines(rows: Sequence[dict[str, str]], source: str) -> str:

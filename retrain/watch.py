@@ -166,13 +166,23 @@ def _facts(site: Site, asked: bool, unread: Rows, known: _Known) -> trigger.Fact
         newest=site.past[-1].end if site.past else None,
         erased=_owed_since(site),
         new_failures=len(known.collection.examples) + len(known.collection.held),
-        unread_audit=_enter_tests(failures.audited(unread, audit_rate=rate), known.learned, params.prepare.audit_share, like),
+        unread_audit=_enter_tests(_unread(site, unread), known.learned, params.prepare.audit_share, like),
         audit_wrong=failures.audit_wrong(unread, audit_rate=rate, schema=site.schema),
         cost=policies.cost([run.span for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,
         bar=trigger.bar(params),
     )
+
+
+def _unread(site: Site, since: Rows) -> list[Example]:
+    """Audited rows that no verdict has read, as `inputs.write_audit` will take them; a question asked again is no new one."""
+    rate, judged = site.params.failures.audit_rate, ledger.judged(site.state.attempts)
+    found = failures.audited(since, audit_rate=rate)
+    if not judged or not found:
+        return found
+    read = {row.id for row in failures.audited(site.logs.known(from_stamp(judged[-1].end)), audit_rate=rate)}
+    return [row for row in found if row.id not in read]
 
 
 def _owed_since(site: Site) -> str | None:

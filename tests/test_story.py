@@ -30,13 +30,22 @@ ODD = [
 ]
 
 
-def pair(folder: Path, labels: list[str], rows: int = 60) -> Path:
-    for name in ("train", "test"):
+def csvs(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    """Those rows in train.csv, and as many others in test.csv."""
+    for name, text in (("train", rows), ("test", [(text[::-1], label) for text, label in rows])):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8-sig") as file:
-            csv.writer(file).writerows(
-                [["text", "category"], *([f"{name} question {i} on {label}", label] for label in labels for i in range(rows))]
-            )
+            csv.writer(file).writerows([("text", "category"), *text])
     return folder
+
+
+def questions(label: str, rows: int) -> list[tuple[str, str]]:
+    """Of unlike words."""
+    rng = random.Random(label)
+    return [(" ".join("".join(rng.choices("abcdefghijklmnoprstuvw", k=6)) for _ in range(8)), label) for _ in range(rows)]
+
+
+def pair(folder: Path, labels: list[str], rows: int = 60) -> Path:
+    return csvs(folder, [row for label in labels for row in questions(label, rows)])
 
 
 def test_labels_that_yaml_reads_as_something_else_stay_labels(tmp_path: Path) -> None:
@@ -129,19 +138,6 @@ def test_a_csv_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
         story.from_csv(tmp_path, initial=2, arriving=1, per_intent=5, seed=0)
 
 
-def csvs(folder: Path, rows: list[tuple[str, str]]) -> Path:
-    for name in ("train", "test"):
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("text", "category"), *rows])
-    return folder
-
-
-def questions(label: str, rows: int) -> list[tuple[str, str]]:
-    """Of unlike words."""
-    rng = random.Random(label)
-    return [(" ".join("".join(rng.choices("abcdefghijklmnoprstuvw", k=6)) for _ in range(8)), label) for _ in range(rows)]
-
-
 def test_a_quote_that_is_never_closed_names_the_row_that_it_opens(tmp_path: Path) -> None:
     lines = [f"question {i},label {i % 3}" for i in range(1000)]
     lines[400] = '"' + lines[400]
@@ -176,3 +172,13 @@ def test_a_category_named_out_of_scope_arrives_when_it_is_told_to(tmp_path: Path
     for seed in range(8):
         told = story.from_csv(tmp_path, initial=3, arriving=1, per_intent=None, seed=seed)
         assert demo._initial(told) == told.initial
+
+
+def test_near_copies_inside_a_category_count_once_as_they_do_at_the_gate(tmp_path: Path) -> None:
+    rows = [row for i in range(4) for row in questions(f"label {i}", 150)]
+    rows += [(f"{text} please {i}", label) for text, label in rows[:10] for i in range(40)]
+    told = story.from_csv(csvs(tmp_path, rows), initial=3, arriving=1, per_intent=10, seed=0)
+    assert told.left_out == ("400 rows of train.csv are near copies of another row of their category and were left out",)
+    templates = [(f"please show me flights from city {i:03} to town {n}", f"kind {n}") for n in range(5) for i in range(300)]
+    with pytest.raises(ParamsError, match="0 categories .beside 5 with fewer than 10 rows that copy no other"):
+        story.from_csv(csvs(tmp_path, templates), initial=3, arriving=1, per_intent=10, seed=0)

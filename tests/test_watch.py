@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from monitoring import failures
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
 from retrain import ledger, measure, story, watch, workspace
@@ -77,7 +78,7 @@ def test_missed_windows_are_pending_once_and_in_order(made: Workspace) -> None:
 
 def site(made: Workspace, past: list[WindowRecord], attempt_end: datetime, version: int = 2) -> measure.Site:
     """A site whose ledger and recorded windows are made up."""
-    tried = ledger.Attempt.model_construct(end=stamp(attempt_end), digest="d" * 64)
+    tried = ledger.Attempt.model_construct(end=stamp(attempt_end), digest="d" * 64, status="passed")
     champion = ledger.Promotion.model_construct(adapter="support", version=version, digest="d" * 64)
     state = ledger.LedgerState(champion=champion, previous=None, versions={}, attempts=(tried,))
     opened = measure.Site.open(made, "support")
@@ -120,6 +121,20 @@ def test_before_there_is_traffic_the_reference_is_what_judges_as_the_remote_has_
     finally:
         away.rename(there)
     assert len(rows_there) == 400 and set(rows_away["prompt"]) == set(rows_there["prompt"])
+
+
+def test_a_question_that_a_verdict_has_read_is_not_unread_when_it_is_asked_again(made: Workspace) -> None:
+    last = Window(FIRST.start + 20 * DAY, FIRST.end + 20 * DAY)
+    for name, window, n in (("read", following(last), 60), ("again", following(following(last)), 90)):
+        known_at = {"audit_label": "order_status", "feedback_at": (window.end - timedelta(hours=1)).isoformat()}
+        send(made, name, rows(window, n, name, **known_at))
+    end, judged = following(following(last)).end, following(last).end
+    known = site(made, [], judged)
+    asked = failures.audited(known.logs.known(end, judged), audit_rate=known.params.failures.audit_rate)
+    unread = watch._unread(known, known.logs.known(end, judged))
+    before = failures.audited(known.logs.known(judged), audit_rate=known.params.failures.audit_rate)
+    assert 0 < len(unread) < len(asked)
+    assert {row.id for row in unread} == {row.id for row in asked} - {row.id for row in before}
 
 
 def test_shares_are_compared_with_the_counts_of_the_champions_first_windows(made: Workspace) -> None:
