@@ -250,12 +250,12 @@ def counted(rows: Any, at: Any) -> Any:
 
 
 def fires(history: Sequence[Any], settings: Any) -> bool:
-    from monitoring import trigger
+    from monitoring import planner, trigger
 
     rules = [item for item in settings.trigger.policies if item.kind != "cooldown"]
     facts = trigger.Facts(
         at=START, champion=1, trained=history[0].start, new_failures=10_000, unread_audit=10_000, audit_wrong=1 - ACCURACY,
-        bar=trigger.bar(settings),
+        bar=planner.bar(settings),
     )  # fmt: skip
     return trigger.decide(history, policy=settings.trigger.model_copy(update={"policies": tuple(rules)}), facts=facts).fire
 

@@ -127,9 +127,7 @@ def append(root: Path, adapter: str, entry: Entry) -> Path:
     path = ledger_path(root, adapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-        if file.read() not in (b"", b"\n"):
+        if (size := file.tell()) and os.pread(file.fileno(), 1, size - 1) != b"\n":
             raise IntegrityError(f"{path} ends in half a line: a write was cut. {_restore(path)}")
         file.write(dumps(entry.as_dict()).encode() + b"\n")
         file.flush()

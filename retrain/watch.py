@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from monitoring import failures, judge, trigger
+from monitoring import failures, judge, planner, trigger
 from monitoring.selection import Selector
 from monitoring.sources import Rows
 from monitoring.windows import Window
@@ -171,7 +171,7 @@ def _facts(site: Site, asked: bool, unread: Rows, known: _Known) -> trigger.Fact
         cost=policies.cost([run.span for run in runs], site.now),
         training=max((run.start for run in runs if run.end is None), default=None),
         asked=asked,
-        bar=trigger.bar(params),
+        bar=planner.bar(params),
     )
 
 

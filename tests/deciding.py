@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from monitoring.trigger import Compared, Facts, TriggerDecision, WindowRecord, bar, decide, violations
+from monitoring.planner import bar
+from monitoring.trigger import Compared, TriggerDecision, WindowRecord, decide, violations
 from retrain import params as params_
+from retrain.policies import Facts
 from retrain.records import stamp
 
 PARAMS = params_.load(".")

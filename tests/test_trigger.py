@@ -11,7 +11,8 @@ import pytest
 from deciding import BAD, POLICY, START, day, decided, facts, found, said, share, window, windows
 from scipy.stats import binom
 
-from monitoring.trigger import TriggerDecision, decide, judgeable, measured_again
+from monitoring.planner import judgeable
+from monitoring.trigger import TriggerDecision, decide, measured_again
 from retrain import power
 
 # --- what violates
