@@ -8,6 +8,9 @@ import yaml
 
 from retrain.errors import ParamsError
 
+# mappings whose keys are the user's own: --set may add one (an adapter's sections under `override` too)
+OPEN = {"bases", "adapters", "approved", "logs.columns", "scrub.patterns", "drift.columns", "gates.floor"}
+
 
 def apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
     for override in overrides:
@@ -22,7 +25,8 @@ def apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[
                 where = ".".join(parents[: depth + 1])
                 raise ParamsError(f"--set {key}: {where} is not in params.yaml{nearest(parent, _names(place))}")
             place = inner
-        if last not in place and isinstance(place, dict) and "override" not in parents:
+        free = "override" in parents or ".".join(parents) in OPEN
+        if last not in place and isinstance(place, dict) and not free:
             raise ParamsError(f"--set {key}: {last!r} is not in params.yaml{nearest(last, _names(place))}")
         try:
             new = yaml.safe_load(value)

@@ -28,7 +28,8 @@ def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     model.save_pretrained(other)
     named = {"source": "path", "name": str(other), "file": None, "revision": None, "sha256": None}
     space = small.workspace(folder, tiny, f"bases.other={json.dumps(named)}")
-    small.promoted(space, "2026-03-02T00:00:00Z")
+    small.promoted(space, "2026-03-01T00:00:00Z")
+    small.ask(space, "2026-03-01", [f"user {i}" for i in range(700)], 1, lambda user, i: "")
     return space
 
 

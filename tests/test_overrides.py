@@ -1,0 +1,38 @@
+"""`--set`: any key of params.yaml can be overridden, and where the keys are the user's own a new one can be set."""
+
+import pytest
+
+from retrain import params
+from retrain.errors import ParamsError
+
+OTHER = "{source: path, name: /models/b, file: null, revision: null, sha256: null}"
+
+
+def test_a_key_of_the_users_own_may_be_new() -> None:
+    settings = (
+        f"bases.b={OTHER}", "adapters.support.base=b", "gates.floor.audit=0.6", "scrub.patterns.customer=C-[0-9]+",
+        "drift.columns.prompt_tokens={method: wasserstein, threshold: 0.2}",
+        "logs.columns.prompt=question", "approved.support=abc",
+    )  # fmt: skip
+    found = params.load(".", settings)
+    assert found.adapter("support").base == "b"
+    assert found.gates.floor == {"golden": 0.75, "audit": 0.6}
+    assert found.scrub.patterns["customer"] == "C-[0-9]+"
+    assert (found.logs.columns, found.approved) == ({"prompt": "question"}, {"support": "abc"})
+    assert found.drift.columns["prompt_tokens"].threshold == 0.2
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.epoch=2", "did you mean 'epochs'"),
+        ("basis.b=1", "did you mean 'bases'"),
+        ("gates.floor.goldn=0.5", "gates.floor"),
+        ("bases.b={source: path}", "bases.b"),
+        ("seed", "must be key.path=value"),
+        ("seed={", "is not YAML"),
+    ],
+)
+def test_what_is_no_key_or_no_value_is_said_with_the_nearest(setting: str, words: str) -> None:
+    with pytest.raises(ParamsError, match=words):
+        params.load(".", (setting,))
