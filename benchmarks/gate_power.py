@@ -22,17 +22,22 @@ import numpy as np
 from retrain import gate, stats
 from retrain.case import Answer, Prediction
 from retrain.params import Gates
-from retrain.verdict import ChampionState
+from retrain.verdict import ChampionState, Served
 
 GATES = Gates(
     metric="right", level=0.05, margin=0.05, min_effect=0.02, min_rows=100, not_measured_max=0.02, floor={},
     parse_floor=None, repair=0.5, repair_min_rows=4,
     safety={"invalid": 0.1, "cut": 0.05, "refused": 0.02, "leaking": 0}, budget={"length": 1.5, "megabytes": 200},
+    serves={"prompts": 50, "equal": 0.98},
 )  # fmt: skip
 SIZES = (200, 500, 1000)
 SUITES = ("audit", "golden", "retained")
 DIFFERING, ACCURACY, SLICES, SLICE_SHARE, ATTEMPTS, PROMOTIONS = 0.10, 0.85, 12, 0.08, 10, 5
-SHA = {name: format(i, "x") * 64 for i, name in enumerate([*gate.HASHES, "champion", "suite"], 1)}
+SHA = {name: format(i, "x") * 64 for i, name in enumerate([*gate.HASHES, "champion", "suite", "predictions"], 1)}
+SERVED = Served(
+    adapter="support", candidate=SHA["adapter"], predictions=SHA["predictions"], backend="transformers", on="cpu fp32",
+    evaluated_on="cpu fp32", asked=50, equal=50, tied=(), differing=(), refused=(), why=None,
+).as_dict()  # fmt: skip
 WINDOWS, ROWS_A_WINDOW = 50, 20
 Right = dict[str, np.ndarray]  # suite -> who of the rows is right
 CASES: dict[str, dict[str, Any]] = {  # gain: points by suite; slice: points on the slice, of every suite
@@ -123,6 +128,7 @@ class Bench:
             **{name: SHA[name] for name in gate.HASHES},
             "champion": SHA["champion"],
             "attempts": tries,
+            "predictions": SHA["predictions"],
             "rows": dict.fromkeys(SUITES, self.n),
             "bytes": 20_000_000,
             "suites": dict.fromkeys(SUITES, SHA["suite"]),
@@ -132,7 +138,8 @@ class Bench:
                 "hashes": dict.fromkeys(SUITES, SHA["suite"]),
             },
         }
-        return gate.judge(rows, gates=GATES, state=state, task="classification", bound=bound).promote  # type: ignore[arg-type]
+        given: Any = rows
+        return gate.judge(given, gates=GATES, state=state, task="classification", bound=bound, served=SERVED).promote
 
     def champion(self, rng: np.random.Generator) -> Right:
         return {suite: (rng.random(self.n) < ACCURACY).astype(int) for suite in SUITES}

@@ -200,6 +200,15 @@ def computes(device: str, kept: str) -> str:
     return "fp32" if kept == "fp32" or (kept == "nf4" and device == "cpu") else "bf16"
 
 
+def where(device: str, lies: Residency) -> str:
+    """Device and precision in one word: the same arithmetic where two are equal."""
+    if device == "cpu":
+        return f"cpu {lies.kept}"
+    import torch
+
+    return f"{torch.cuda.get_device_name()} {lies.kept}"
+
+
 def matrix_flops(device: str, kept: str) -> float:
     """FLOP/s of a square matrix product, looked at for a moment: for an estimate that a person reads, it decides nothing."""
     import torch

@@ -1,15 +1,21 @@
 """The checks that hold the candidate to an absolute bound, one line each. PURE."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from retrain import stats
 from retrain.case import Case, Prediction, mean
 from retrain.checks import untold
 from retrain.figures import percent, rounded
+from retrain.gating import Canned
 from retrain.metrics import said
-from retrain.verdict import Check
+from retrain.verdict import Check, Served
 
 WORDS = {"invalid": "do not parse", "cut": "are cut off", "refused": "refuse", "leaking": "leak"}
+NAMED = 3  # rows with another answer that the check `serves` names
 
 
 def floor(case: Case, suite: str, threshold: float, name: str, metric: str) -> Check:
@@ -80,6 +86,54 @@ def budget(case: Case, task: str, size: Any) -> Check:
         told += f"; its answers are {ratio:.2f} times as long as the expected ones, at most {most.length:g}"
         passed = passed and ratio <= most.length
     return Check(name="budget", role="quality", metric="size and length", n=len(rows), passed=passed, why=told)
+
+
+def serves(told: Any, rows: Sequence[Prediction], bound: Mapping[str, Any], canned: Canned) -> Check:
+    """The engine that serves gives the answers that were judged: all of them in the same float32, elsewhere gates.serves.equal.
+
+    told: serves.json, None where there is none.
+    """
+    if told is None:
+        return _not_tried("nobody has asked the candidate as it will serve")
+    try:
+        served = Served.model_validate(told)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        return _not_tried(f"serves.json is malformed at {where}: {error.errors()[0]['msg']}")
+    of = {"adapter": served.candidate, "predictions": served.predictions}
+    others = [name for name, digest in of.items() if digest != bound.get(name)]
+    if others:
+        return _not_tried(f"serves.json is about another {' and other '.join(others)}")
+    if served.why is not None:
+        why = f"it cannot be loaded as it will serve: {served.why}"
+        return Check(name="serves", role="quality", metric="same answers", passed=False, why=why)
+    wanted = min(canned.prompts, sum("candidate" in row.arms for row in rows))
+    if not served.asked or served.asked < wanted:
+        return _not_tried(f"the candidate was asked {served.asked} questions as it will serve, {max(wanted, 1)} are needed")
+    return _same_answers(served, canned.equal)
+
+
+def _not_tried(why: str) -> Check:
+    return untold("serves", "quality", None, f"{why}: run dvc repro")
+
+
+def _same_answers(served: Served, least: float) -> Check:
+    exact = served.on == served.evaluated_on and served.on.endswith(" fp32")
+    same = served.equal + (0 if exact else len(served.tied))
+    threshold = 1.0 if exact else least
+    needed = math.ceil(served.asked * threshold - 1e-9)
+    where = served.on if exact else f"{served.on}; judged on {served.evaluated_on or 'nobody knows what'}"
+    why = f"as it will serve ({where}) it answers {same} of {served.asked} questions as when it was judged"
+    why += f", {len(served.tied)} of them but for rounding" if served.tied and not exact else ""
+    why += f", at least {needed} needed"
+    others = [*served.refused, *served.differing, *(served.tied if exact else ())]
+    more = " and more" if len(others) > NAMED else ""
+    why += f"; other answers: {', '.join(others[:NAMED])}{more}" if others else ""
+    why += f"; {len(served.refused)} of them are longer than serve.max_prompt_tokens" if served.refused else ""
+    return Check(
+        name="serves", role="quality", metric="same answers", candidate=rounded(same / served.asked), n=served.asked,
+        threshold=threshold, passed=same >= needed, why=why,
+    )  # fmt: skip
 
 
 def changes(rows: list[Prediction]) -> Check:

@@ -74,7 +74,7 @@ def _blocked(check: Check, verdict: Verdict) -> str:
         return (
             f"an LLM judge that agrees with people does not prefer it ({check.won} rows won, {check.lost} lost, of {check.n})"
         )
-    if check.name in ("safety", "budget"):
+    if check.name in ("safety", "budget", "serves"):
         return check.why
     if check.name != "non_inferior":
         failing = {"parse_floor": "too few answers parse", "repair": "it repairs too few of the failures held back"}
@@ -143,6 +143,7 @@ def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
     lines += [
         _judge_line(verdict),
         _slices_line(verdict),
+        _serves_line(verdict),
         _power_line(verdict),
         _measured_line(verdict),
         _excluded_line(verdict),
@@ -210,6 +211,14 @@ def _slices_line(verdict: Verdict) -> str:
         return ""
     shared = f"; {check.shared}" if check.shared else ""
     return f"Was any kind of question harmed? {'No' if check.passed else 'Yes'}: {check.why}{shared}."
+
+
+def _serves_line(verdict: Verdict) -> str:
+    check = verdict.check("serves")
+    if check is None:
+        return ""
+    told = {True: "Yes", False: "No", None: "Could not be told"}[check.passed]
+    return f"Does it serve as it was judged? {told}: {check.why}."
 
 
 def _power_line(verdict: Verdict) -> str:

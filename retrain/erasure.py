@@ -31,7 +31,7 @@ FORMS = (
     "data/reviews/{}",
     lineage.LEFT,
 )  # all that holds rows with their origins
-STAGES = ("recheck", "synthesize", "prepare", "train", "evaluate", "gate")
+STAGES = ("recheck", "synthesize", "prepare", "train", "evaluate", "serves", "gate")
 BESIDE = (".feedback", ".shadow", ".uncounted")  # folders of logs/ that no log store is asked for
 ALWAYS = (
     "backups, and caches and checkouts on other machines: run it there too, it does no more than is needed",

@@ -183,7 +183,9 @@ def evaluate(adapter: str, params: params_.Params, cache: Path) -> tuple[list[di
         preference.mark(predictions, asker, params.gates.metric)
     digests = {"candidate": train.digest(candidate), "champion": train.digest(serving) if serving else None}
     hashes = {name: file_digest(path) for name in SUITES if (path := out / "suites" / f"{name}.jsonl").exists()}
-    metrics = {"schema": 1, "adapter": adapter, **digests, "hashes": hashes, "suites": summary(predictions)}
+    device = base.choose_device(params.train.device)
+    on = base.where(device, generate.lies(arms.base_folder, device, candidate, {}))
+    metrics = {"schema": 1, "adapter": adapter, **digests, "on": on, "hashes": hashes, "suites": summary(predictions)}
     return predictions, metrics
 
 

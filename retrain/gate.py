@@ -24,11 +24,13 @@ HASHES = ("adapter", "base", "template", "dataset", "params")  # of `bound`, sha
 
 
 def judge(
-    predictions: Sequence[dict[str, Any]], *, gates: params_.Gates, state: ChampionState, task: str, bound: dict[str, Any]
-) -> Verdict:
+    predictions: Sequence[dict[str, Any]], *, gates: params_.Gates, state: ChampionState, task: str, bound: dict[str, Any],
+    served: Any,
+) -> Verdict:  # fmt: skip
     """The verdict over all checks that the purpose needs; the same inputs give the same verdict.
 
     `bound` is what `binding` returns: the hashes that the verdict is about, rows of each suite, and what was evaluated.
+    served: what stage `serves` wrote about the candidate (`verdict.Served` as JSON), None where it did not.
     """
     rows, problems = _parse(predictions)
     problems += _unbound(bound, state, rows)
@@ -43,6 +45,7 @@ def judge(
     case = Case(counting, gates, state, reference, attempt=state.earlier(bound["adapter"]) + 1, copies=copies)
     repair = state.purpose != "first" and any(row.suite == "repair" for row in rows)
     checks = [_bound_check([]), changes, *_checks(case, task, repair), bounds.budget(case, task, bound.get("bytes"))]
+    checks += [bounds.serves(served, rows, bound, gates.serves)]
     checks += [bounds.safety(case), *opinion(case)] if task == "generation" else []
     sliced, by_slice = slices(case) if state.purpose != "first" else (None, [])
     checks += [sliced] if sliced else []
@@ -165,6 +168,7 @@ def binding(out: Path, state: ChampionState, rules: dict[str, Any]) -> dict[str,
         "dataset": run.get("dataset"),
         "suites": {path.stem: file_digest(path) for path in suites},
         "rows": {path.stem: sum(1 for _ in lines_of(path)) for path in suites},
+        "predictions": file_digest(out / "predictions" / "predictions.jsonl"),
         "bytes": sum(path.stat().st_size for path in (out / "adapter").iterdir() if path.is_file()),
         "champion": state.digest,
         "attempts": state.earlier(adapter),
@@ -181,7 +185,8 @@ def main(adapter: str) -> None:
     state = read_state(Path("champion") / f"{adapter}.json")
     rules = {"gates": params.gates.model_dump(mode="json"), "task": task}
     predictions = read_jsonl(out / "predictions" / "predictions.jsonl")
-    verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules))
+    served = read_json(out / "serves.json") if (out / "serves.json").exists() else None
+    verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules), served=served)
     changed = overlay.since(overlay.read(out / "suites"), state.changes)
     write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions, changed))
     write_json(out / "verdict.json", verdict.as_dict())

@@ -49,6 +49,14 @@ class Budget(Section):
     megabytes: Annotated[float, Field(gt=0)]
 
 
+class Canned(Section):
+    """prompts: how many the engine of `retrain serve` is asked; equal: the least share of them with the answer that was judged,
+    where a float may round otherwise."""
+
+    prompts: Positive
+    equal: Annotated[float, Field(ge=0.5, le=1)]
+
+
 class Gates(Section):
     metric: Metric
     judge: Preference | None = None
@@ -62,4 +70,5 @@ class Gates(Section):
     repair: Share
     repair_min_rows: Positive
     safety: Safety
+    serves: Canned
     budget: Budget

@@ -47,6 +47,30 @@ class ChampionState(Whole):
         return len(set(self.attempts) - {candidate})
 
 
+class Served(Whole):
+    """out/<adapter>/serves.json: what a candidate answered as it will serve, beside what was judged. No text of users."""
+
+    adapter: str
+    candidate: str  # sha256 of its manifest
+    predictions: str  # ... and of the file that the answers were compared with
+    backend: str
+    on: str  # device and precision, such as `cpu fp32`
+    evaluated_on: str | None  # the same of the evaluation; None where it did not say
+    asked: Annotated[int, Field(ge=0, strict=True)]
+    equal: Annotated[int, Field(ge=0, strict=True)]
+    tied: tuple[str, ...]  # `suite id` of rows with another answer, which rounding explains
+    differing: tuple[str, ...]  # ... and which it does not
+    refused: tuple[str, ...]  # ... and of questions that the door does not take
+    why: str | None  # it cannot be loaded, and why; then nothing was asked
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        others = len(self.tied) + len(self.differing) + len(self.refused)
+        if self.equal + others != self.asked:
+            raise ValueError(f"{self.equal} equal and {others} other answers are not the {self.asked} asked")
+        return self
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,13 +7,13 @@ from retrain import gate
 from retrain.params import Gates
 from retrain.verdict import ChampionState, Verdict
 
-SHA = {
-    name: format(number, "x") * 64 for number, name in enumerate(["adapter", "base", "template", "dataset", "params", "v1"], 1)
-}
+NAMES = ("adapter", "base", "template", "dataset", "params", "v1", "predictions")
+SHA = {name: format(number, "x") * 64 for number, name in enumerate(NAMES, 1)}
 GATES = Gates(
     metric="right", level=0.05, margin=0.08, min_effect=0.02, min_rows=100, not_measured_max=0.02,
     floor={"golden": 0.75}, parse_floor=None, repair=0.5, repair_min_rows=4,
     safety={"invalid": 0.1, "cut": 0.05, "refused": 0.02, "leaking": 0}, budget={"length": 1.5, "megabytes": 200},
+    serves={"prompts": 50, "equal": 0.98},
 )  # fmt: skip
 Rows = list[dict[str, Any]]
 
@@ -46,9 +46,20 @@ def good(golden: Rows | None = None, audit: Rows | None = None) -> Rows:
     return audit + golden + suite("retained", right(200, 12), right(200, 12)) + suite("repair", right(8, 1), right(8, 8))
 
 
+def served(asked: int, *differing: str, **changes: Any) -> dict[str, Any]:
+    """serves.json of the candidate that `judge` is about, in float32."""
+    told = {
+        "schema": 1, "adapter": "support", "candidate": SHA["adapter"], "predictions": SHA["predictions"], "on": "cpu fp32",
+        "backend": "transformers", "evaluated_on": "cpu fp32", "asked": asked, "tied": [], "differing": list(differing),
+        "refused": [], "why": None, **changes,
+    }  # fmt: skip
+    return {"equal": asked - sum(len(told[name]) for name in ("tied", "differing", "refused")), **told}
+
+
 def judge(table: Rows, *, purpose: str = "improve", tries: int = 0, task: str = "classification", **changes: Any) -> Verdict:
     """Judged with hashes that fit, unless a change says otherwise; a change of a gate's name goes to the gates."""
     champion = changes.pop("serving", None if purpose == "first" else SHA["v1"])
+    told = changes.pop("served", served(min(50, sum("candidate" in row["arms"] for row in table))))
     tried = tuple(f"candidate {n}" for n in range(tries))
     state = ChampionState(adapter="support", purpose=purpose, version=1, digest=champion, attempts=tried, audit=None)
     counts: dict[str, int] = {}
@@ -56,12 +67,12 @@ def judge(table: Rows, *, purpose: str = "improve", tries: int = 0, task: str = 
         counts[row["suite"]] = counts.get(row["suite"], 0) + 1
     bound = {
         **{name: SHA[name] for name in gate.HASHES}, "champion": champion, "attempts": tries, "rows": counts,
-        "bytes": 20_000_000, "suites": dict.fromkeys(counts, SHA["dataset"]),
+        "predictions": SHA["predictions"], "bytes": 20_000_000, "suites": dict.fromkeys(counts, SHA["dataset"]),
         "evaluated": {"candidate": SHA["adapter"], "champion": champion, "hashes": dict.fromkeys(counts, SHA["dataset"])},
     }  # fmt: skip
     gates = GATES.model_copy(update={key: value for key, value in changes.items() if key in Gates.model_fields})
     bound.update({key: value for key, value in changes.items() if key not in Gates.model_fields})
-    return gate.judge(table, gates=gates, state=state, task=task, bound=bound)
+    return gate.judge(table, gates=gates, state=state, task=task, bound=bound, served=told)
 
 
 def failing(verdict: Verdict) -> list[tuple[str, str | None]]:

@@ -18,7 +18,7 @@ def test_gate_passes_a_candidate_that_is_better_on_audit_and_equal_elsewhere() -
     names = {(check.name, check.suite) for check in verdict.checks}
     assert names == {
         ("bound", None), ("superior", "audit"), ("non_inferior", "golden"), ("non_inferior", "retained"), ("floor", "golden"),
-        ("repair", "repair"), ("slices", None), ("changes", None), ("budget", None),
+        ("repair", "repair"), ("slices", None), ("changes", None), ("budget", None), ("serves", None),
         *(("measured", s) for s in ("audit", "golden", "retained", "repair")),
     }  # fmt: skip
     superior = verdict.check("superior")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tables import SHA, Rows, good, right, suite
+from tables import SHA, Rows, good, right, served, suite
 
 from retrain import gate
 from retrain.records import file_digest
@@ -32,6 +32,8 @@ def workspace(root: Path, rows: Rows) -> Path:
     hashes = {path.stem: file_digest(path) for path in (out / "suites").iterdir()}
     metrics = {"schema": 1, "suites": {}, "candidate": digest, "champion": SHA["v1"], "hashes": hashes}
     (out / "metrics.json").write_text(json.dumps(metrics))
+    told = served(50, candidate=digest, predictions=file_digest(out / "predictions" / "predictions.jsonl"))
+    (out / "serves.json").write_text(json.dumps(told))
     return out
 
 

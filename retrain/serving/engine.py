@@ -6,7 +6,7 @@ that every question of an adapter begins with are computed once. One thread owns
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,11 @@ class Row:
         self.future.set_result(Answered(answer.text, answer.confidence, answer.cut, len(self.ids), spent))
 
 
+def choose(of: Specialist, most: int | None = None) -> Any:
+    """What picks the tokens of one answer: a label, or a text of at most so many tokens."""
+    return Labels(of.paths, 1) if of.paths else Free(of.template, 1, min(most or of.most, of.most))
+
+
 class Engine:
     """A base, its specialists and their batch; `batch` rows at most are decoded at once, `queue` more may wait."""
 
@@ -106,7 +111,7 @@ class Engine:
         self.mixed.know(of.weights)
         return Specialist(of.weights, of.template, of.paths, of.most, of.prefix, self.running.compute(of)) if of.prefix else of
 
-    def encode(self, of: Specialist, messages: list[Message]) -> tuple[list[int], int]:
+    def encode(self, of: Specialist, messages: Sequence[Message]) -> tuple[list[int], int]:
         """(token ids, how many a longer question had before its front was cut)."""
         with self._encoding:
             whole = of.template.render(messages)
@@ -114,8 +119,19 @@ class Engine:
 
     def ask(self, of: Specialist, ids: list[int], *, most: int, told: Callable[[str], None] | None) -> Row:
         """Put a question in line; BusyError where as many wait as may. `told` hears the growing text in the engine's thread."""
-        choose = Labels(of.paths, 1) if of.paths else Free(of.template, 1, min(most, of.most))
-        row = Row(of, ids, choose, told)
+        row = Row(of, ids, choose(of, most), told)
+        self._put(row)
+        return row
+
+    def ask_together(self, rows: Sequence[Row]) -> list[Answered]:
+        """The answers to rows that are all in line before the first joins the batch: who shares it with whom is the same each
+        time."""
+        with self._changed:
+            for row in rows:
+                self._put(row)
+        return [row.future.result() for row in rows]
+
+    def _put(self, row: Row) -> None:
         row.future.set_running_or_notify_cancel()  # who no longer wants it says `dropped`
         with self._changed:
             self._check_alive()
@@ -124,7 +140,6 @@ class Engine:
                 raise BusyError(f"{waiting} questions wait, serve.queue is {self.queue}: try again in a moment")
             self._waiting.append(row)
             self._changed.notify()
-        return row
 
     @property
     def free(self) -> int:

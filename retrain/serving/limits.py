@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from retrain.errors import RequestRefused
 from retrain.records import Message
-from retrain.serving.versions import Version
 
 MOST_CHARS = 16  # of a token: a longer text than that many of them is refused before it is tokenised
 
@@ -15,13 +14,13 @@ def check_size(messages: Sequence[Message], limit: int) -> None:
         raise _too_long(f"more than {MOST_CHARS * limit:,} characters", limit)
 
 
-def check_tokens(whole: int, most: int | None, longest: int, version: Version, limit: int) -> None:
+def check_tokens(whole: int, most: int | None, longest: int, adapter: str, limit: int) -> None:
     """whole: tokens of the uncut question; longest: of a label. RequestRefused where a limit of either side is passed."""
     if whole > limit:
         raise _too_long(f"{whole:,} tokens", limit)
     if most is not None and most < longest:
         raise RequestRefused(
-            f"max_tokens is {most}, a label of {version.adapter} has up to {longest}: raise it or leave it out",
+            f"max_tokens is {most}, a label of {adapter} has up to {longest}: raise it or leave it out",
             code="invalid_value", param="max_tokens",
         )  # fmt: skip
 

@@ -81,7 +81,7 @@ class Local:
         check_size(messages, self.settings.max_prompt_tokens)
         ids, whole = await asyncio.to_thread(engine.encode, specialist, messages)
         longest = max((len(path) - 1 for path in specialist.paths.values()), default=0)
-        check_tokens(whole, most, longest, version, self.settings.max_prompt_tokens)
+        check_tokens(whole, most, longest, version.adapter, self.settings.max_prompt_tokens)
         row = engine.ask(specialist, ids, most=most or specialist.most, told=told)
         try:
             return await asyncio.wrap_future(row.future)

@@ -186,7 +186,7 @@ class Remote:
         try:
             ids, whole = await asyncio.to_thread(self._encoded, ready, messages)
             longest = max((len(ready.template.completion(label)) - 1 for label in ready.labels), default=0)
-            check_tokens(whole, most, longest, version, serve.max_prompt_tokens)
+            check_tokens(whole, most, longest, version.adapter, serve.max_prompt_tokens)
             try:
                 return await self._ask(version, ready, ids, most, told)
             except LookupError:  # vLLM was started anew and has forgotten it
