@@ -1,4 +1,4 @@
-"""Free space: objects that no dataset version, no version that served, and not the newest state of the branch names.
+"""Free space: objects that no dataset version, no version or router that served, and not the newest state of the branch names.
 
 A dataset version is every commit that changed a .dvc file; of a version that served (and so may be rolled back to) and of
 the newest attempt also what their dvc.lock names stays: suites, training rows, predictions, adapter, base. The rest is what
@@ -7,13 +7,13 @@ refused candidates and cut-off jobs left.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from retrain import jobs, ledger, lineage, objects
+from retrain import jobs, ledger, lineage, objects, routes
 from retrain.errors import RetrainError
 from retrain.objects import GoneError
 from retrain.process import git
@@ -87,7 +87,15 @@ def _named(workspace: Workspace, store: Store) -> set[str]:
         stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
         files = [file for stage in stages.values() for file in (*stage.get("outs", ()), *stage.get("deps", ()))]
         wanted |= {str(file["md5"]) for file in files if "md5" in file}
+    wanted |= _routers(store, routes.lines_at(workspace, head))
     return {md5 for one in wanted for md5 in _with_files(store, one)}
+
+
+def _routers(store: Store, lines: Sequence[routes.Fitted]) -> set[str]:
+    """Of every router that served, and so may be gone back to."""
+    locks = {line.commit: yaml.safe_load(store.show(line.commit, "dvc.lock") or "") or {} for line in lines if line.accepted}
+    stages = [lock.get("stages", {}).get(routes.STAGE, {}) for lock in locks.values()]
+    return {str(out["md5"]) for stage in stages for out in stage.get("outs", ()) if "md5" in out}
 
 
 def _with_files(store: Store, md5: str) -> set[str]:

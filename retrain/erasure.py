@@ -36,6 +36,7 @@ BESIDE = (".feedback", ".shadow", ".uncounted")  # folders of logs/ that no log 
 ALWAYS = (
     "backups, and caches and checkouts on other machines: run it there too, it does no more than is needed",
     "the weights of the adapters that learned the rows, until they are replaced and their versions deleted",
+    "the weights of routers that were fitted on them, which hold no text: `retrain route fit` makes one without them",
 )
 
 

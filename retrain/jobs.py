@@ -24,6 +24,7 @@ from retrain.verdict import Verdict, read_verdict
 from retrain.workspace import Clone, Workspace
 
 LOCK_WAIT = 5.0  # seconds: a job that lasts minutes is not waited for, the caller tries again
+ROUTER = "router"  # lock of the job that fits the router: no adapter has this name
 RELEASE = "{}.release"  # lock of the jobs that change what serves; no adapter's name has a dot
 TRIES = 4  # pushes; each failed one means that somebody else landed
 Say = Callable[[str], None]
@@ -57,8 +58,9 @@ def job(workspace: Workspace, adapter: str, name: str, *, lock: str = "{}") -> I
 
 @contextmanager
 def alone(workspace: Workspace) -> Iterator[None]:
-    """Every adapter's locks, in one order for all: no job of any adapter runs meanwhile."""
+    """Every adapter's locks and the router's, in one order for all: no job runs meanwhile."""
     with ExitStack() as stack:
+        stack.enter_context(workspace.lock(ROUTER, wait_seconds=LOCK_WAIT))
         for adapter in sorted(workspace.params.adapters):
             for name in (adapter, RELEASE.format(adapter)):
                 stack.enter_context(workspace.lock(name, wait_seconds=LOCK_WAIT))

@@ -17,7 +17,7 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Drift, Judge, Logs, Positive, Promotion, Section, Serve, Share, Synthesize, Window
+from retrain.sections import Drift, Judge, Logs, Positive, Promotion, Router, Section, Serve, Share, Synthesize, Window
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
@@ -25,6 +25,9 @@ SECTIONS = (
     *("logs", "scrub", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate"),
     *("gates", "promotion", "notify"),
 )
+
+
+RESERVED = ("auto", "router")  # the model that the router is asked by, and the folder of its files
 
 
 class Workspace(Section):
@@ -196,6 +199,14 @@ class Params(Section):
     promotion: Promotion
     notify: Notify
     serve: Serve
+    router: dict[Literal["auto"], Router]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_router_is_empty(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "router" in data and data["router"] is None:
+            raise ValueError("router is null, must be {} where there is none: dvc.yaml makes a stage of each router")
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -207,6 +218,14 @@ class Params(Section):
             for section in adapter.override:
                 if section not in SECTIONS:
                     raise ValueError(f"adapters.{name}.override.{section} is no section{nearest(section, SECTIONS)}")
+            if name in RESERVED:
+                raise ValueError(f'adapters.{name}: the name belongs to the router (`model: "auto"`, out/router): give another')
+        for router in self.router.values():
+            if router.fallback is not None and router.fallback not in self.adapters:
+                raise ValueError(
+                    f"router.auto.fallback is {router.fallback!r}, must be an adapter ({', '.join(self.adapters)}), or empty: "
+                    "what is for none of them is then refused"
+                )
         for one, other in combinations(self.adapters, 2):
             if (dag := one.replace("-", "_")) == other.replace("-", "_"):
                 raise ValueError(f"adapters {one} and {other} would both be the DAG retrain_{dag}: rename one")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import ledger, looks, permission
+from retrain import ledger, looks, permission, routes
 from retrain.errors import IntegrityError, NothingToDo, RejectedError, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write_line
 from retrain.params import load
@@ -137,8 +137,15 @@ def promote(workspace: Workspace, adapter: str, *, about: str | None = None, for
     Verdict and approval are looked at again here, whoever looked before. An alias that is not what the ledger says is first
     put right; where the newest attempt did not pass, that is all. about: the digest that is meant; StaleError where a newer
     attempt has come. forced: the reason for which the newest attempt becomes
-    champion whatever gate, people, hours and pauses say; it stays in the ledger and on the version for ever.
+    champion whatever gate, people, hours and pauses say; it stays in the ledger and on the version for ever. Then the router is
+    fitted again, if there is one; where that fails the promotion stands.
     """
+    served = _promote(workspace, adapter, about, forced)
+    routes.follow(workspace)
+    return served
+
+
+def _promote(workspace: Workspace, adapter: str, about: str | None, forced: str | None) -> Served:
     forced = ledger.reason_of(forced, "why the gate is overruled", workspace.params.scrub) if forced is not None else None
     with job(workspace, adapter, "promote", lock=RELEASE) as clone:
         repaired = _follow(workspace, clone, adapter)

@@ -310,3 +310,14 @@ class Serve(Section):
     rotate_mb: Annotated[float, Field(gt=0)]
     vllm: Vllm | None
     feedback: ServeFeedback
+
+
+class Router(Section):
+    """`model: "auto"` at the door: how the specialist of a message is found, and what is for none of them."""
+
+    fallback: str | None
+    refused: Annotated[float, Field(gt=0, le=0.5)]
+    calibration: Annotated[float, Field(gt=0, le=0.5)]
+    nobody_judges: Annotated[float, Field(gt=0, le=0.9)]
+    min_rows: Annotated[int, Field(ge=2)]
+    margin: Annotated[float, Field(ge=0, lt=1)]

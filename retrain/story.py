@@ -203,6 +203,7 @@ def params_text(adapter: str, labels: Sequence[str], floor: dict[str, float] | N
         for name in list(data["adapters"]):
             del data["adapters"][name]
         data["adapters"][adapter] = spec
+        data["router"] = {}  # there is nothing to choose among
         if floor is not None:
             data["gates"]["floor"] = floor
 
@@ -221,6 +222,7 @@ def own_files(adapter: str, labels: Sequence[str], overrides: Sequence[str]) -> 
         data["adapters"].clear()
         data["adapters"][adapter] = spec
         data["gates"]["floor"] = {}
+        data["router"] = {}
         data["promotion"]["approval"] = "airflow"
         apply(data, tuple(overrides))
 
@@ -235,6 +237,8 @@ def params_with(adapters: Sequence[str]) -> str:
         data["promotion"]["approval"] = "airflow"
         for name in set(data["adapters"]) - set(adapters):
             del data["adapters"][name]
+        if len(data["adapters"]) < 2:
+            data["router"] = {}
 
     return _changed(change)
 

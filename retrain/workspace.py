@@ -26,7 +26,7 @@ from retrain.records import file_digest, write_json, write_text
 
 ORIGIN, DVC_STORE = ".retrain/origin.git", ".retrain/dvc"
 # no line for /champion/*/ or /data/failures/*/: DVC would skip the .dvc files beside them without a word
-PRODUCTS = ("recheck/", "synthetic/", "data/", "suites/", "adapter/", "predictions/", "serves.json", "card.md")
+PRODUCTS = ("recheck/", "synthetic/", "data/", "suites/", "adapter/", "predictions/", "serves.json", "card.md", "model/")
 IGNORED = ("/.retrain/", "/logs/", "/out/base/", *(f"/out/*/{out}" for out in PRODUCTS))
 SILENT = 60.0  # seconds after which a remote that is asked where its branch is counts as not there
 MOVED = re.compile(r"fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value")

@@ -10,7 +10,7 @@ from calling import call
 from forging import another_candidate
 from small import set_for_all
 
-from retrain import guard, jobs, ledger, permission, prune, release, rollout
+from retrain import guard, jobs, ledger, permission, prune, release, rollout, routes
 from retrain.errors import RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.permission import Answer
@@ -312,3 +312,24 @@ def test_pruning_keeps_what_serves_and_a_rollback_to_what_left_brings_it_back(re
     assert state.number(1) > max(done.kept)
     assert load_champion("support", released).digest == state.versions[1].digest
     assert registry(released).aliases("support")["champion"] == state.number(1)
+
+
+def test_a_promotion_stands_where_the_router_cannot_be_fitted_again(
+    released: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(workspace: Workspace) -> str:
+        raise OSError("no disk is left")
+
+    candidate = another_candidate(released)
+    monkeypatch.setattr(routes, "waits", fail)
+    release.promote(released, "support")
+    assert serving(released).digest == candidate.digest
+    assert "warning: the router was not fitted again, run `retrain route fit`: no disk is left" in capsys.readouterr().err
+
+
+def test_what_a_champion_answered_rightly_is_read_at_its_commit(released: Workspace) -> None:
+    another_candidate(released, wrong=5)
+    release.promote(released, "support")
+    with released.clone("test") as clone:
+        found = routes.answered_right(released, clone.root, released.params)
+    assert [found["support"][f"golden{i:02}"] for i in (4, 5)] == [False, True]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from retrain.records import Example, question_key
+from retrain.router import read_nobody
 from retrain.simulate import read_traffic
 
 DATA = Path(__file__).parents[1] / "data"
@@ -52,3 +53,12 @@ def test_hardly_any_message_is_a_near_copy_of_another(adapter: str, most: float)
 def test_the_measure_finds_a_template() -> None:
     filled = [f"i would like to return the {thing} that i bought last week" for thing in ("lamp", "chair", "kettle", "rug")]
     assert (nearest([*filled, "where is my parcel"]) >= NEAR).sum() == 4
+
+
+def test_what_is_for_nobody_stands_nowhere_else_and_is_near_to_nothing() -> None:
+    shipped = [text for adapter in ("support", "orders") for found in texts(adapter).values() for text in found]
+    nobody = read_nobody(DATA / "router" / "nobody.jsonl")
+    assert len(nobody) >= 120
+    keys = [question_key(text) for text in [*shipped, *nobody]]
+    assert len(keys) == len(set(keys))
+    assert float(nearest([*shipped, *nobody])[len(shipped) :].max()) < NEAR

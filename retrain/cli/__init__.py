@@ -16,6 +16,7 @@ from retrain.cli import (
     releasing,
     reviewing,
     rolling,
+    routing,
     serving,
     starting,
     suite,
@@ -82,6 +83,10 @@ rollout_app = typer.Typer(no_args_is_help=True, help="A challenger beside the ch
 for act in (rolling.status, rolling.look, rolling.pause, rolling.resume, rolling.promote, rolling.rollback):
     rollout_app.command()(act)
 app.add_typer(rollout_app, name="rollout", rich_help_panel="Release")
+route_app = typer.Typer(no_args_is_help=True, help='Which specialist a message goes to (`model: "auto"`).')
+for tell in (routing.explain, routing.fit, routing.status):
+    route_app.command()(tell)
+app.add_typer(route_app, name="route", rich_help_panel="Serve")
 
 
 def main() -> None:

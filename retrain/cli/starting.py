@@ -42,7 +42,7 @@ def _shipped(adapters: list[str]) -> dict[str, str]:
 
     params = params_.load(HOME)
     chosen = adapters or list(params.adapters)
-    names = ["dvc.yaml"]
+    names = ["dvc.yaml", *(["data/router/nobody.jsonl"] if len(chosen) > 1 else [])]
     for name in chosen:
         spec = params.adapter(name)
         names += [spec.prompt, *([spec.output] if spec.output else []), f"data/seed/{name}.jsonl"]

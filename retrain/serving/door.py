@@ -12,8 +12,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from retrain.errors import BusyError, RequestRefused
+from retrain.routing import NAME
 from retrain.serving import keys, protocol
 from retrain.serving.arms import Arms
+from retrain.serving.auto import Auto, Routed
 from retrain.serving.engine import Answered
 from retrain.serving.feedback import Feedback, Given
 from retrain.serving.logs import Call, Logs
@@ -38,11 +40,13 @@ class Door:
     def __post_init__(self) -> None:
         self.settings = self.workspace.params.serve
         self.versions = Versions(self.workspace, self.backend)
+        self.auto = Auto(self.workspace)
+        self.versions.see, self.versions.aliases = self.auto.see, self.auto.names
         self.logs = Logs(self.workspace)
         self.versions.refused = lambda line, why: self.logs.refused(line.adapter, line.key, why)
         self.arms = Arms(self.workspace, self.versions, self.backend, self.logs)
         self.feedback = Feedback(self.workspace, self.logs)
-        self.metrics = Metrics(self.versions, self.logs)
+        self.metrics = Metrics(self.versions, self.logs, self.auto)
 
     def close(self) -> None:
         self.versions.stop()
@@ -86,12 +90,27 @@ class Door:
             self.arms.seen(call, outcome)
 
     def headers(self, call: Call) -> dict[str, str]:
-        return {"x-request-id": call.id, "x-retrain-model": call.version.name, "x-retrain-arm": call.arm}
+        routed = call.routed.headers() if call.routed else {}
+        return {"x-request-id": call.id, "x-retrain-model": call.version.name, "x-retrain-arm": call.arm, **routed}
+
+    def route(self, asked: protocol.Asked) -> Routed | None:
+        """Where the router sends a request that leaves it to it; RequestRefused where that is nobody."""
+        if asked.model != NAME:
+            return None
+        try:
+            routed = self.auto.route(asked)
+        except RequestRefused as refusal:
+            if refusal.code == "no_specialist":
+                self.metrics.routed.labels("none", "refused").inc()
+            raise
+        self.metrics.routed.labels(routed.adapter, routed.route).inc()
+        return routed
 
     async def chat(self, request: Request) -> Response:
         asked = protocol.parse(await self.body(request))
-        chosen = self.arms.choose(asked.model, asked, name := protocol.request_id())
-        call = Call(name, time.time(), asked, chosen.version, chosen.arm, chosen.step)
+        began, routed = time.time(), self.route(asked)
+        chosen = self.arms.choose(routed.adapter if routed else asked.model, asked, name := protocol.request_id())
+        call = Call(name, began, asked, chosen.version, chosen.arm, chosen.step, routed)
         version = call.version
         request.state.id = call.id
         if asked.stream:
@@ -156,7 +175,7 @@ class Door:
         return JSONResponse({"request_id": given.request_id, "status": outcome})
 
     def models(self) -> dict[str, Any]:
-        cards = []
+        cards = [self.auto.card() for _ in self.auto.names()]
         for name, standing in self.versions.standings.items():
             if standing.serves:
                 cards.append(card(name, standing.serves, self.workspace))
@@ -167,7 +186,14 @@ class Door:
         """What serves and what should; 503 where no answer can be had."""
         standings = self.versions.standings
         trouble = self.backend.trouble()
-        said = (trouble, self.backend.note(), self.versions.ledger_error, self.versions.late(), self.logs.journal.error)
+        said = (
+            trouble,
+            self.backend.note(),
+            self.versions.ledger_error,
+            self.versions.late(),
+            self.logs.journal.error,
+            self.auto.why,
+        )
         notes = [note for note in said if note]
         nothing = [name for name, one in standings.items() if one.should and not one.serves]
         if self.draining:
@@ -191,7 +217,13 @@ class Door:
             }
             for name, one in standings.items()
         }
-        return 200 if status in ("ok", "degraded") else 503, {"schema": 1, "status": status, "adapters": about, "notes": notes}
+        return 200 if status in ("ok", "degraded") else 503, {
+            "schema": 1,
+            "status": status,
+            "adapters": about,
+            "router": self.auto.health(),
+            "notes": notes,
+        }
 
     def next_audit(self, adapter: str, skip: int) -> Response:
         """The next request that a person should label, for the page."""

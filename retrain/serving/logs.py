@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from retrain.serving.auto import Routed
 from retrain.serving.journal import Journal, Table
 from retrain.serving.protocol import Asked, time_of_id
 from retrain.serving.versions import Version
@@ -31,6 +32,7 @@ class Call:
     version: Version
     arm: str
     step: str | None = None  # of the rollout that chose the version
+    routed: Routed | None = None  # where the client left the specialist to the router
 
     def head(self) -> dict[str, Any]:
         """What is known of it without its content."""
@@ -43,14 +45,16 @@ class Call:
 
     def row(self, answered: Any) -> dict[str, Any]:
         """Its LogRecord."""
-        turns = self.asked.turns()
+        turns, metadata = self.asked.turns(), self.asked.metadata
+        if self.routed:
+            metadata = {**(metadata or {}), "retrain": self.routed.logged()}  # type: ignore[dict-item]
         question = next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content)
         row = {
             **self.head(), "user_id": self.asked.user, "conversation_id": self.asked.conversation, "prompt": question,
             "messages": [turn.model_dump() for turn in turns] if len(turns) > 1 else None, "response": answered.text,
             "prompt_tokens": answered.prompt_tokens, "completion_tokens": answered.completion_tokens,
             "confidence": None if answered.confidence is None else round(answered.confidence, 5),
-            "finish_reason": "length" if answered.cut else "stop", "metadata": self.asked.metadata,
+            "finish_reason": "length" if answered.cut else "stop", "metadata": metadata,
         }  # fmt: skip
         return {name: value for name, value in row.items() if value is not None}
 

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from retrain.errors import RequestRefused
+from retrain.routing import NAME
 from retrain.serving import protocol
 from retrain.serving.door import Door, card, told
 
@@ -48,6 +49,8 @@ def application(door: Door) -> FastAPI:
 
     @app.get("/v1/models/{name}", dependencies=guarded)
     async def model(name: str) -> Response:
+        if name == NAME:
+            return JSONResponse(door.auto.card())
         version, _ = door.versions.resolve(name)
         return JSONResponse(card(name, version, door.workspace))
 

@@ -120,6 +120,8 @@ class Versions:
     backend: Backend
     fetch: Callable[[Workspace, list[ledger.Entry], ledger.Promotion], Path] = verified
     refused: Callable[[ledger.Rollout, str], None] = lambda line, why: None  # told of a challenger that cannot answer
+    see: Callable[[str], None] = lambda head: None  # told where the remote is, at each look
+    aliases: Callable[[], list[str]] = list  # further names of models
     standings: dict[str, Standing] = field(default_factory=dict)
     ledger_error: str | None = None
     looked: bool = False  # once: before that nothing is known
@@ -170,7 +172,11 @@ class Versions:
         )  # fmt: skip
 
     def names(self) -> list[str]:
-        return [*self.standings, *(one.name for standing in self.standings.values() for one in standing.loaded())]
+        return [
+            *self.standings,
+            *self.aliases(),
+            *(one.name for standing in self.standings.values() for one in standing.loaded()),
+        ]
 
     # --- following
 
@@ -183,6 +189,7 @@ class Versions:
         """Ask the ledgers once; what fails is kept as a sentence, and nothing is raised."""
         try:
             head = self.workspace.remote_head()
+            self.see(head)
             again = time.monotonic() >= self._again and any(one.behind for one in self.standings.values())
             every = again or head != self._head
             for adapter in self.standings if every else tuple(self._unsettled):
