@@ -24,7 +24,7 @@ from retrain.errors import RetrainError
 from retrain.gating import Canned
 from retrain.generate import Model
 from retrain.process import text_at
-from retrain.records import Example, file_digest, read_json, write_json, write_jsonl
+from retrain.records import Example, file_digest, read_json, read_jsonl, write_json, write_jsonl
 from retrain.serving.engine import Batch, Engine
 from retrain.verdict import Check, Served, parse_verdict
 
@@ -159,6 +159,9 @@ class Site:
         rows = [{"suite": "golden", "id": row.id, "arms": arm} for row, arm in zip(ROWS, arms, strict=True)]
         write_jsonl(self.out / "predictions" / "predictions.jsonl", rows)
 
+    def predictions(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.out / "predictions" / "predictions.jsonl")
+
     @property
     def run(self) -> dict[str, Any]:
         return dict(read_json(self.out / "adapter" / "run.json"))
@@ -228,6 +231,19 @@ def test_one_that_was_judged_with_another_prompt_length_or_labels_fails_and_the_
     assert check.passed is False and told.differing[0] in check.why
     assert set(told.differing) <= {f"golden {row.id}" for row in ROWS}
     assert not any(row.question in json.dumps(told.as_dict()) for row in ROWS)
+
+
+def test_a_judged_answer_within_rounding_is_tied_and_one_that_it_cannot_give_never_is(
+    chooses: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = chooses.copy(tmp_path / "tied")
+    where.judged(labels=["card", "refund_status"])  # the first is no label of the adapter
+    before = where.serves()
+    monkeypatch.setattr(serves, "ROUNDING", math.inf)
+    after = where.serves()
+    said = {f"{row['suite']} {row['id']}": row["arms"]["candidate"]["answer"] for row in where.predictions()}
+    assert after.equal == before.equal and {said[name] for name in after.tied} == {"refund_status"}
+    assert {said[name] for name in after.differing} == {"card"} and {*after.tied, *after.differing} == {*before.differing}
 
 
 def test_in_one_batch_with_the_champion_it_answers_the_same(
@@ -316,4 +332,4 @@ def test_a_version_that_was_really_trained_was_asked_before_it_served(learned: A
     commit = ledger.state(jobs.entries(space, "support")).champion.commit
     verdict = parse_verdict(text_at(space.root, commit, "out/support/verdict.json") or "", "verdict.json")
     check = verdict.check("serves")
-    assert check and check.passed and check.n == 50
+    assert check and check.passed and check.n == 50 and "nobody knows" not in check.why  # the evaluation said where it ran
