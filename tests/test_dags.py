@@ -102,7 +102,8 @@ def test_a_run_that_fails_says_why_and_where_to_look(ran: tuple[Workspace, list[
     assert "has no DAG retrain_nobody, it has guard_champion, monitor_adapters, retrain_support" in said[5]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_a_run_and_its_children(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
     space = workspace(tmp_path, tiny, "train.epochs=5000")
     wanted = json.dumps([("retrain_support", FIRST, {"end": FIRST})])
