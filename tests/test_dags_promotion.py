@@ -7,21 +7,23 @@ import sys
 from datetime import timedelta
 
 import pytest
+from calling import call
 from forging import another_candidate
 from small import set_for_all
 from test_dags import RUN
 from test_notify import Listener, listener  # noqa: F401  # a fixture
 
-from retrain import edits, jobs, ledger, release
+from retrain import edits, jobs, ledger, looks, release
 from retrain.records import from_stamp, stamp
 from retrain.registry import Registry
 from retrain.workspace import Workspace
 
 
-def run(space: Workspace, *attempts: ledger.Attempt) -> list[str]:
-    """What a DAG run on each of these candidates came to."""
+def run(space: Workspace, *attempts: ledger.Attempt, guard: bool = False) -> list[str]:
+    """What a DAG run on each of these candidates came to, and then one of the guard."""
     at = [from_stamp(attempt.end).isoformat() for attempt in attempts]
-    wanted = json.dumps([("retrain_support", end, {"end": end}) for end in at])
+    guarding = [("guard_champion", at[-1], {})] if guard else []
+    wanted = json.dumps([*(("retrain_support", end, {"end": end}) for end in at), *guarding])
     done = subprocess.run([sys.executable, "-c", RUN, str(space.root), wanted], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout.split("SAID ")[1]))
@@ -57,6 +59,26 @@ def test_runs_promote_what_may_serve_and_a_persons_no_is_a_green_run_that_record
         assert ledger.state(jobs.entries(released, "support")).champion.digest == wanted.digest  # type: ignore[union-attr]
     finally:
         asks(released, "auto")
+
+
+@pytest.mark.slow
+def test_a_run_begins_a_rollout_which_the_guard_looks_at_and_a_person_ends(released: Workspace) -> None:
+    before = ledger.state(jobs.entries(released, "support")).champion
+    set_for_all(released, 'promotion.rollout.steps=[{"weight": 5, "hours": 1}]')
+    try:
+        tried = another_candidate(released)
+        assert run(released, tried, guard=True) == ["success", "success"]
+        lines = jobs.entries(released, "support")
+        line = looks.running(lines)
+        assert line is not None
+        assert (line.digest, line.weight, line.action) == (tried.digest, 5, "begun")
+        assert ledger.state(lines).champion == before
+        assert call("rollout", "promote", "support", "--reason", "seen enough", "-w", released.root).code == 0
+        lines = jobs.entries(released, "support")
+        assert ledger.state(lines).champion.digest == tried.digest  # type: ignore[union-attr]
+        assert looks.running(lines) is None
+    finally:
+        set_for_all(released, "promotion.rollout.steps=[]")
 
 
 @pytest.mark.slow
