@@ -4,20 +4,23 @@
 has its bytes. A fit that is worse than what serves is recorded and changes nothing; a fault leaves no line.
 """
 
+import contextlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from retrain import jobs, ledger, router, routing
+from retrain import ledger, router, routing
 from retrain.errors import IntegrityError, NothingToDo, RetrainError
 from retrain.jobs import LOCK_WAIT, ROUTER, TRIES, now
+from retrain.objects import GoneError
 from retrain.params import Params, load
+from retrain.params import parse as parse_params
 from retrain.process import text_at
 from retrain.records import Record, dumps, write_text
 from retrain.routing import NAME, Figures, Router
@@ -28,6 +31,7 @@ LEDGER = "ledger/router.jsonl"
 STAGE = f"router@{NAME}"
 OUT = router.MODEL.as_posix()
 MOST_WHY = 500
+RIVALS = 5
 Say = Callable[[str], None]
 
 
@@ -73,6 +77,15 @@ def serving(lines: Sequence[Fitted]) -> Fitted | None:
     return next((line for line in reversed(lines) if line.accepted), None)
 
 
+def served_lately(lines: Sequence[Fitted]) -> list[Fitted]:
+    """What serves, and those before it, the latest first and each once: small losses must not add up."""
+    newest: dict[str, Fitted] = {}
+    for line in reversed(lines):
+        if line.accepted:
+            newest.setdefault(line.digest, line)
+    return list(newest.values())[:RIVALS]
+
+
 def lines_at(workspace: Workspace, head: str) -> list[Fitted]:
     """The lines as a commit has them; none before there is a router."""
     return parse(text_at(workspace.root, head, LEDGER) or "")
@@ -84,46 +97,58 @@ def lines_at(workspace: Workspace, head: str) -> list[Fitted]:
 def fetch(workspace: Workspace, line: Fitted) -> Router:
     """The router of a line, every byte hashed before it is read: this machine's own copy, else from DVC.
 
-    IntegrityError where nobody has it, or it is damaged.
+    GoneError where nobody has it, IntegrityError where it is damaged.
     """
     kept = workspace.local / "serving" / line.tag
     if kept.exists():
         try:
-            return routing.unpacked(_files(kept), line.digest)
+            return routing.unpacked(files_in(kept), line.digest)
         except IntegrityError:  # damaged here: fetched again
-            shutil.rmtree(kept)
+            shutil.rmtree(kept, ignore_errors=True)
     store = Store(workspace)
     blobs = store.out(line.commit, STAGE, OUT)
     if not blobs:
         raise IntegrityError(f"dvc.lock of {line.commit[:12]} has no {OUT}: it is no commit of a router")
     files = {name: store.read(blob) for name, blob in blobs.items()}
     found = routing.unpacked(files, line.digest)
-    for name in sorted(files, reverse=True):  # router.json last
-        path = kept / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(files[name])
+    _keep(files, kept)
     return found
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _keep(files: Mapping[str, bytes], folder: Path) -> None:
+    """All of them at once, or none: the door and a command may do it at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        made = Path(scratch) / "router"
+        made.mkdir()
+        for name, data in files.items():
+            (made / name).write_bytes(data)
+        with contextlib.suppress(OSError):  # it is there already
+            made.rename(folder)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
 
 
 # --- fitting again
 
 
-def refit(workspace: Workspace, *, say: Say) -> Fitted:
+def refit(workspace: Workspace, *, say: Say, forced: str | None = None) -> Fitted:
     """Fit on the data of the remote and record what came of it; NothingToDo where all is as the newest line has it.
+
+    forced: the reason for which it serves although it is worse, such as another `refused` in params.yaml; it stays in the line.
 
     Killed anywhere and run again it converges: data, dvc.lock and line go with one push, and the same bytes are one router.
     """
+    forced = ledger.reason_of(forced, "why a worse router serves", workspace.params.scrub) if forced is not None else None
     with workspace.lock(ROUTER, wait_seconds=LOCK_WAIT), workspace.clone(ROUTER) as clone:
-        made = [_fit(workspace, clone, say)]
-        clone.publish(lambda again: made.append(_fit(workspace, again, say)), tries=TRIES)
+        made = [_fit(workspace, clone, say, forced)]
+        clone.publish(lambda again: made.append(_fit(workspace, again, say, forced)), tries=TRIES)
         return made[-1]
 
 
-def _fit(workspace: Workspace, clone: Clone, say: Say) -> Fitted:
+def _fit(workspace: Workspace, clone: Clone, say: Say, forced: str | None) -> Fitted:
     began, params = now(), load(clone.root)
     _can_be_fitted(clone, params)
     tracked = [
@@ -131,10 +156,12 @@ def _fit(workspace: Workspace, clone: Clone, say: Say) -> Fitted:
     ]
     clone.pull(f"{name}.dvc" for name in [*tracked, "data/router"] if (clone.root / f"{name}.dvc").exists())
     clone.dvc("repro", "--single-item", STAGE, on_line=say)
-    files = _files(clone.root / router.MODEL)
+    files = files_in(clone.root / router.MODEL)
     path = clone.root / LEDGER
     lines = parse(path.read_text("utf-8")) if path.exists() else []
-    made = judged(workspace, clone, params, files, serving(lines), began)
+    made = judged(workspace, clone, params, files, lines, began)
+    if forced is not None and not made.accepted:
+        made = made.model_copy(update={"accepted": True, "why": f"forced: {forced}; {made.why}"[:MOST_WHY]})
     ledgers = {name: ledger.read(clone.root, name) for name in params.adapters}
     if lines and not _is_news(lines[-1], made) and due(params, ledgers, lines) is None:
         raise NothingToDo(f"{lines[-1].told()}: no specialist has changed since {lines[-1].at}")
@@ -159,9 +186,9 @@ def _is_news(before: Fitted, made: Fitted) -> bool:
 
 
 def judged(
-    workspace: Workspace, clone: Clone, params: Params, files: Mapping[str, bytes], serves: Fitted | None, began: str
+    workspace: Workspace, clone: Clone, params: Params, files: Mapping[str, bytes], lines: Sequence[Fitted], began: str
 ) -> Fitted:  # fmt: skip
-    """The line of a fit: taken unless it is worse than what serves, both measured on the rows of today."""
+    """The line of a fit: taken unless it is worse than what serves, or than one that lately did, on the rows of today."""
     digest, rules = routing.digest_of(files), params.router["auto"]
     rows = router.rows_of(clone.root, params)
     _, nobody = rows.halves(rules.nobody_judges)
@@ -170,21 +197,22 @@ def judged(
     def measured(one: Router) -> Figures:
         return routing.measure(one, rows, nobody, right)
 
-    figures, served = measured(routing.unpacked(files, digest)), None
-    if serves is None:
-        accepted, why = True, "the first router"
-    elif serves.digest == digest:
-        accepted, why = True, "fitted again to the same bytes"
-    else:
+    figures, reasons, served = measured(routing.unpacked(files, digest)), [], None
+    rivals = served_lately(lines)
+    serves = rivals[0] if rivals else None
+    why = "the first router" if serves is None else "fitted again to the same bytes"
+    for rival in rivals if serves and serves.digest != digest else []:
         try:
-            served = measured(fetch(workspace, serves))
-            reasons = routing.worse(figures, served, rules.margin)
-            accepted, why = not reasons, "; ".join(reasons) or "no worse than the one before"
-        except IntegrityError as error:
-            accepted, why = True, f"the one that served cannot be compared: {error}"
+            theirs = measured(fetch(workspace, rival))
+        except (GoneError, IntegrityError) as error:
+            why = f"{rival.tag} cannot be compared: {error}" if rival is serves else why
+            continue
+        if rival is serves:
+            served, why = theirs, "no worse than the one before"
+        reasons += [f"{line} ({rival.tag})" for line in routing.worse(figures, theirs, rules.margin)]
     return Fitted(
-        at=began, digest=digest, commit="", accepted=accepted, why=why[:MOST_WHY], against=serves.digest if serves else None,
-        figures=figures.as_dict(), served=served.as_dict() if served else None,
+        at=began, digest=digest, commit="", accepted=not reasons, why=("; ".join(reasons) or why)[:MOST_WHY],
+        against=serves.digest if serves else None, figures=figures.as_dict(), served=served.as_dict() if served else None,
     )  # fmt: skip
 
 
@@ -217,11 +245,16 @@ def due(params: Params, ledgers: Mapping[str, Sequence[ledger.Entry]], lines: Se
 
 def waits(workspace: Workspace) -> str | None:
     """Why the router should be fitted again; None where it is up to date, or there is nothing to choose among."""
-    params = jobs.remote_params(workspace)
+    head = workspace.remote_head()
+
+    def read(path: str) -> str:
+        return text_at(workspace.root, head, path) or ""
+
+    params = parse_params(read("params.yaml"), f"{workspace.remote} params.yaml")
     if NAME not in params.router or len(params.adapters) < 2:
         return None
-    ledgers = {name: ledger.parse(jobs.remote_file(workspace, f"ledger/{name}.jsonl"), name) for name in params.adapters}
-    return due(params, ledgers, lines_at(workspace, workspace.remote_head()))
+    ledgers = {name: ledger.parse(read(f"ledger/{name}.jsonl"), name) for name in params.adapters}
+    return due(params, ledgers, lines_at(workspace, head))
 
 
 def follow(workspace: Workspace) -> Fitted | None:
@@ -241,75 +274,3 @@ def follow(workspace: Workspace) -> Fitted | None:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-# --- why a text goes where it goes
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Where a text goes and why; `nearest`: human rows by cosine, `specialist` None for rows of nobody."""
-
-    text: str
-    route: routing.Route
-    digest: str
-    source: str
-    fallback: str | None
-    nearest: tuple[dict[str, Any], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        answers = self.route.specialist or self.fallback
-        about = {"answers": answers, "fallback": self.fallback, "digest": self.digest, "source": self.source}
-        return {"schema": 1, "text": self.text, **self.route.as_dict(), **about, "nearest": list(self.nearest)}
-
-
-def explain(workspace: Workspace, text: str, *, nearest: int) -> Explained:
-    """By the router that serves; where the workspace has no remote or none serves, by the file that `dvc repro` made here."""
-    found, digest, source, head = _at_hand(workspace)
-    params = workspace.params
-    fallback = params.router["auto"].fallback if NAME in params.router else None
-    rows = _rows(workspace, head, params)
-    return Explained(text, found.route(text), digest, source, fallback, tuple(_nearest(text, rows, nearest)))
-
-
-def _at_hand(workspace: Workspace) -> tuple[Router, str, str, str | None]:
-    """(router, digest, where it is from, the remote's head where that is where it is from)."""
-    if workspace.params.workspace.remote is not None:
-        head = workspace.remote_head()
-        line = serving(lines_at(workspace, head))
-        if line:
-            return fetch(workspace, line), line.digest, f"serves since {line.at}", head
-    files = _files(workspace.root / router.MODEL)
-    if not files:
-        raise NothingToDo(f"no router serves and there is none in {OUT}: run `retrain route fit`, or `dvc repro {STAGE}` here")
-    return routing.unpacked(files, None), routing.digest_of(files), f"{OUT} of this folder, which serves nobody", None
-
-
-def _rows(workspace: Workspace, head: str | None, params: Params) -> list[dict[str, Any]]:
-    """Human rows, and those of nobody, as they are where the router is from."""
-    if head is None:
-        rows = router.rows_of(workspace.root, params)
-        own = [_row(name, row.id, row.question, row.answer) for name, found in rows.human.items() for row in found]
-        return own + [_row(None, None, text, None) for text in rows.nobody]
-    from retrain.rows import row_of
-
-    store, own = Store(workspace), []
-    for name in params.adapters:
-        for path in (f"data/seed/{name}.jsonl", f"data/failures/{name}"):
-            blobs = (blob for file, blob in store.files(head, path).items() if (file or path).endswith(".jsonl"))
-            read = (row_of(row, "", path) for blob in blobs for row in store.rows(blob))
-            own += [_row(name, row.id, row.question, row.answer) for row in read if row.question]
-    nobody = store.files(head, router.NOBODY.as_posix()).values()
-    return own + [_row(None, None, str(row.get("text")), None) for blob in nobody for row in store.rows(blob)]
-
-
-def _row(name: str | None, row_id: str | None, question: str, answer: str | None) -> dict[str, Any]:
-    return {"specialist": name, "id": row_id, "question": question, "answer": answer}
-
-
-def _nearest(text: str, rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    from retrain.text import vectors
-
-    near = vectors([row["question"] for row in rows]) @ vectors([text])[0]
-    order = sorted(range(len(rows)), key=lambda i: -near[i])[:most]
-    return [{**rows[i], "cosine": round(float(near[i]), 3)} for i in order]

@@ -52,7 +52,7 @@ class Router:
     fitted: dict[str, Any]  # what it was made of, for people
 
     def probabilities(self, texts: Sequence[str]) -> Any:
-        """float64 (texts, specialists); a text without a letter or figure is for nobody."""
+        """float64 (texts, specialists); a blank text is for nobody."""
         import numpy as np
 
         points = features(texts)
@@ -140,6 +140,7 @@ def fit(rows: Rows, rules: Rules, *, seed: int) -> Router:
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     few = {name: len(found) for name, found in rows.human.items() if len(found) < rules.min_rows}
     names = tuple(name for name in rows.human if name not in few)
@@ -154,10 +155,12 @@ def fit(rows: Rows, rules: Rules, *, seed: int) -> Router:
     classes = [(n, row.answer if rows.labels.get(name) else "") for n, name in enumerate(names) for row in fits[name]]
     classes += [(NOBODY, "")] * len(learn)
     known = sorted(set(classes))
-    which = np.asarray([known.index(one) for one in classes])
+    number = {one: n for n, one in enumerate(known)}
+    which = np.asarray([number[one] for one in classes])
     texts = [row.question for name in names for row in fits[name]] + learn
     model = LogisticRegression(C=STRENGTH, max_iter=2000, random_state=seed)
-    model.fit(features(texts), which, sample_weight=_weights(known, which))
+    with threadpool_limits(1):  # a sum over threads would give other bytes on another number of cores
+        model.fit(features(texts), which, sample_weight=_weights(known, which))
     weights, bias = model.coef_, model.intercept_
     if len(known) == 2:  # scikit-learn keeps one row of weights for two classes
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
@@ -259,7 +262,7 @@ def worse(new: Figures, old: Figures, margin: float) -> list[str]:
     for name, words in WORDS.items():
         ours, theirs = getattr(new, name), getattr(old, name)
         if ours is not None and theirs is not None and ours < theirs - margin - 1e-9:
-            found.append(f"{words}: {ours:.1%}, the one that serves {theirs:.1%}, router.auto.margin allows {margin:.1%} less")
+            found.append(f"{words}: {ours:.1%}, {theirs:.1%} before, router.auto.margin allows {margin:.1%} less")
     return found
 
 

@@ -319,5 +319,5 @@ class Router(Section):
     refused: Annotated[float, Field(gt=0, le=0.5)]
     calibration: Annotated[float, Field(gt=0, le=0.5)]
     nobody_judges: Annotated[float, Field(gt=0, le=0.9)]
-    min_rows: Annotated[int, Field(ge=2)]
+    min_rows: Annotated[int, Field(ge=10)]
     margin: Annotated[float, Field(ge=0, lt=1)]

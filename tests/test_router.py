@@ -11,7 +11,7 @@ from doors import AT, Stub, other, running, until
 from routers import ADAPTERS, ASKS, push, two
 
 from monitoring.windows import of_interval
-from retrain import cleaning, jobs, objects, params, routes, routing, story
+from retrain import cleaning, jobs, objects, params, route_explain, router, routes, routing, story
 from retrain.cli import main
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import read_jsonl
@@ -127,8 +127,37 @@ def test_explain_tells_probabilities_threshold_and_the_nearest_rows(
     assert sum(told["probabilities"].values()) + told["nobody"] == pytest.approx(1, abs=1e-3)
     assert len(told["nearest"]) == 5 and told["nearest"][0]["specialist"] == "orders"
     assert told["nearest"][0]["cosine"] >= told["nearest"][-1]["cosine"]
-    riddle = routes.explain(space, str(ASKS[None]), nearest=1)
+    riddle = route_explain.explain(space, str(ASKS[None]), nearest=1)
     assert riddle.nearest[0]["specialist"] is None and riddle.as_dict()["answers"] is None
+
+
+def test_small_losses_do_not_add_up(made: tuple[Workspace, routes.Fitted]) -> None:
+    space, first = made
+    good = routes.fetch(space, first)
+    with space.clone("test") as clone:
+        clone.pull([f"data/suites/{name}.dvc" for name in ADAPTERS])
+
+        def judged(threshold: float, lines: list[routes.Fitted]) -> routes.Fitted:
+            files = routing.packed(replace(good, threshold=threshold))
+            routes._keep(files, space.local / "serving" / f"router-{routing.digest_of(files)[:12]}")
+            return routes.judged(space, clone, space.params, files, lines, first.at)
+
+        routed = [
+            route.probability
+            for name, rows in router.rows_of(clone.root, space.params).judged.items()
+            for route in good.routes([row.question for row in rows])
+            if route.specialist == name
+        ]
+        once, twice, thrice = sorted(routed)[:3]  # each row is 1.25 points of 40 and 40
+        little = judged((once + twice) / 2, [first])
+        more = judged((twice + thrice) / 2, [first, little])
+    assert little.accepted and 0 < lost(first, little) < 0.02
+    assert 0 < lost(little, more) < 0.02 < lost(first, more)
+    assert not more.accepted and f"({first.tag})" in more.why and f"({little.tag})" not in more.why
+
+
+def lost(before: routes.Fitted, after: routes.Fitted) -> float:
+    return float(before.figures["accuracy"] - after.figures["accuracy"])
 
 
 # --- the door
@@ -307,7 +336,7 @@ def test_a_worse_router_is_refused_with_the_figures_of_both(made: tuple[Workspac
         clone.pull([f"data/suites/{name}.dvc" for name in ADAPTERS])
 
         def judged(one: routing.Router) -> routes.Fitted:
-            return routes.judged(space, clone, space.params, routing.packed(one), first, first.at)
+            return routes.judged(space, clone, space.params, routing.packed(one), [first], first.at)
 
         same, worse = judged(good), judged(replace(good, threshold=0.9))
         other_one = judged(replace(good, threshold=good.threshold + 0.001))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from retrain.cli.shared import HERE, Json, Root, open_workspace, out, say_for
-from retrain.errors import NothingToDo, RejectedError
+from retrain.errors import NothingToDo, ParamsError, RejectedError
 
 
 def explain(
@@ -18,9 +18,9 @@ def explain(
 
     Example: retrain route explain "my card was declined"
     """
-    from retrain import routes
+    from retrain import route_explain
 
-    found = routes.explain(open_workspace(workspace), text, nearest=nearest)
+    found = route_explain.explain(open_workspace(workspace), text, nearest=nearest)
     told = found.as_dict()
     goes = told["route"] or f"none of them: {found.fallback + ' answers' if found.fallback else 'it is refused'}"
     lines = [f"goes to {goes}"]
@@ -34,14 +34,21 @@ def explain(
     out(told, as_json, [*lines, f"router {found.digest[:12]}, {found.source}"])
 
 
-def fit(workspace: Root = HERE, as_json: Json = False) -> None:
+def fit(
+    force: Annotated[bool, typer.Option("--force", help="it serves although it is worse; needs --reason")] = False,
+    reason: Annotated[str | None, typer.Option(help="of --force, kept in the ledger")] = None,
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
     """Fit the router again, measure it beside the one that serves, and let it serve where it is no worse.
 
     Example: retrain route fit
     """
     from retrain import routes
 
-    made = routes.refit(open_workspace(workspace), say=say_for(as_json))
+    if force != (reason is not None):
+        raise ParamsError("give --force and --reason together: a worse router that serves says why")
+    made = routes.refit(open_workspace(workspace), say=say_for(as_json), forced=reason)
     out(made.as_dict(), as_json, [made.told()])
     if not made.accepted:
         raise RejectedError("the router that served stays")

@@ -17,8 +17,6 @@ from retrain.serving.protocol import Asked, model_card
 from retrain.serving.versions import RETRY
 from retrain.workspace import Workspace
 
-EARLIER = 3  # routers that served before and are tried where the newest cannot be had
-
 
 @dataclass(frozen=True)
 class Routed:
@@ -83,12 +81,10 @@ class Auto:
         self._looked = True
 
     def _settle(self, head: str) -> None:
-        lines = [line for line in routes.lines_at(self.workspace, head) if line.accepted]
-        newest = {line.digest: line for line in lines}  # the newest line of each
-        wanted = [newest[digest] for digest in dict.fromkeys(line.digest for line in reversed(lines))]
+        wanted = routes.served_lately(routes.lines_at(self.workspace, head))
         why: list[str] = []
         self.should = wanted[0] if wanted else None
-        for line in wanted[: 1 + EARLIER]:
+        for line in wanted:
             if self._serves and self._serves.line.digest == line.digest:
                 self._serves = _Serves(line, self._serves.router)
                 break

@@ -29,3 +29,6 @@ def test_a_worse_router_is_refused_and_the_one_before_routes_on(tmp_path, monkey
         until(lambda: door.auto.serves)
         assert door.auto.serves is not None and door.auto.serves.digest == first.digest
         assert door.auto.why is None
+        forced = routes.refit(space, say=print, forced="certainty outweighs refusals")
+        assert forced.accepted and forced.digest == worse.digest and forced.why.startswith("forced: certainty outweighs")
+        until(lambda: door.auto.serves and door.auto.serves.digest == forced.digest)
