@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -59,7 +60,11 @@ class Airflow:
         return self.end(dag, self.start(dag, conf))
 
     def waits(self, dag: str, run: str, task: str) -> dict[str, Any]:
-        """The question that a person is asked, once it is asked."""
+        """The question that a person is asked, once it has stood there for longer than a person takes to read it.
+
+        An answer within the second makes Airflow 3.3.2's scheduler take the task for lost: it hears that the asking process
+        ended when the task is in line again.
+        """
         found: list[dict[str, Any]] = []
 
         def asked() -> bool:
@@ -69,6 +74,7 @@ class Airflow:
 
         wait(asked, f"{dag} {run} does not ask", 600)
         assert found[0]["task_instance"]["task_id"] == task
+        time.sleep(5)
         return found[0]
 
     def answer(self, dag: str, run: str, task: str, option: str) -> None:
