@@ -14,11 +14,12 @@ from monitoring.windows import of_interval
 from retrain import cleaning, jobs, objects, params, route_explain, router, routes, routing, story
 from retrain.cli import main
 from retrain.errors import IntegrityError, ParamsError
+from retrain.process import text_at
 from retrain.records import read_jsonl
 from retrain.serving.door import Door
 from retrain.store import Store
 from retrain.userids import open_logs
-from retrain.workspace import Workspace
+from retrain.workspace import Clone, Workspace
 
 SHIPPED = (story.HOME / "params.yaml").read_text("utf-8")
 
@@ -67,6 +68,14 @@ def space(made: tuple[Workspace, routes.Fitted]) -> Workspace:
     return made[0]
 
 
+@pytest.fixture(scope="module")
+def judges(space: Workspace) -> Iterator[Clone]:
+    """A clone that holds the rows that judge."""
+    with space.clone("test") as clone:
+        clone.pull([f"data/suites/{name}.dvc" for name in ADAPTERS])
+        yield clone
+
+
 def lines(space: Workspace) -> list[routes.Fitted]:
     return routes.lines_at(space, space.remote_head())
 
@@ -77,14 +86,8 @@ def test_the_first_router_serves_with_the_bytes_of_its_commit(made: tuple[Worksp
     assert first.figures["accuracy"] > 0.9 and first.figures["recall"] > 0.5
     found = routes.fetch(space, first)
     assert {name: found.route(text).specialist for name, text in ASKS.items()} == {name: name for name in ASKS}
-    metrics = json.loads(jobs_file(space, first.commit, "out/router/metrics.json"))
+    metrics = json.loads(text_at(space.root, first.commit, "out/router/metrics.json") or "")
     assert metrics["accuracy"] == first.figures["accuracy"]
-
-
-def jobs_file(space: Workspace, commit: str, path: str) -> str:
-    from retrain.process import text_at
-
-    return text_at(space.root, commit, path) or ""
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_router_that_nobody_has_is_named(made: tuple[Workspace, routes.Fitted]) -> None:
@@ -131,26 +134,24 @@ def test_explain_tells_probabilities_threshold_and_the_nearest_rows(
     assert riddle.nearest[0]["specialist"] is None and riddle.as_dict()["answers"] is None
 
 
-def test_small_losses_do_not_add_up(made: tuple[Workspace, routes.Fitted]) -> None:
+def test_small_losses_do_not_add_up(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
     space, first = made
     good = routes.fetch(space, first)
-    with space.clone("test") as clone:
-        clone.pull([f"data/suites/{name}.dvc" for name in ADAPTERS])
 
-        def judged(threshold: float, lines: list[routes.Fitted]) -> routes.Fitted:
-            files = routing.packed(replace(good, threshold=threshold))
-            routes._keep(files, space.local / "serving" / f"router-{routing.digest_of(files)[:12]}")
-            return routes.judged(space, clone, space.params, files, lines, first.at)
+    def judged(threshold: float, lines: list[routes.Fitted]) -> routes.Fitted:
+        files = routing.packed(replace(good, threshold=threshold))
+        routes._keep(files, space.local / "serving" / f"router-{routing.digest_of(files)[:12]}")
+        return routes.judged(space, judges, space.params, files, lines, first.at)
 
-        routed = [
-            route.probability
-            for name, rows in router.rows_of(clone.root, space.params).judged.items()
-            for route in good.routes([row.question for row in rows])
-            if route.specialist == name
-        ]
-        once, twice, thrice = sorted(routed)[:3]  # each row is 1.25 points of 40 and 40
-        little = judged((once + twice) / 2, [first])
-        more = judged((twice + thrice) / 2, [first, little])
+    probabilities = [
+        route.probability
+        for name, rows in router.rows_of(judges.root, space.params).judged.items()
+        for route in good.routes([row.question for row in rows])
+        if route.specialist == name
+    ]
+    once, twice, thrice = sorted(probabilities)[:3]  # each row is 1.25 points of 40 and 40
+    little = judged((once + twice) / 2, [first])
+    more = judged((twice + thrice) / 2, [first, little])
     assert little.accepted and 0 < lost(first, little) < 0.02
     assert 0 < lost(little, more) < 0.02 < lost(first, more)
     assert not more.accepted and f"({first.tag})" in more.why and f"({little.tag})" not in more.why
@@ -170,12 +171,8 @@ def stub() -> Stub:
 
 @pytest.fixture
 def open_door(space: Workspace, stub: Stub) -> Iterator[tuple[Door, str]]:
-    with door_of(space, stub) as one:
+    with running(space, stub) as one:
         yield one
-
-
-def door_of(space: Workspace, stub: Stub, **more: Any) -> Any:
-    return running(space, stub, **more)
 
 
 def ask(address: str, text: str, **more: Any) -> httpx.Response:
@@ -255,7 +252,7 @@ def test_what_is_for_nobody_is_refused_and_the_specialists_are_named(open_door: 
 
 
 def test_a_fallback_answers_what_is_for_nobody(space: Workspace, stub: Stub) -> None:
-    with door_of(other(space, "router.auto.fallback=orders"), stub) as (door, address):
+    with running(other(space, "router.auto.fallback=orders"), stub) as (door, address):
         routed(door)
         answer = ask(address, str(ASKS[None]))
         assert (answer.json()["model"], answer.headers["x-retrain-route"]) == ("orders-v2", "fallback")
@@ -278,7 +275,7 @@ def test_models_health_and_metrics_tell_of_the_router(
 
 
 def test_without_a_router_auto_does_not_exist(space: Workspace, stub: Stub) -> None:
-    with door_of(other(space, "router={}"), stub) as (door, address):
+    with running(other(space, "router={}"), stub) as (door, address):
         until(lambda: len(door.versions.names()) == 4)
         answer = ask(address, ASKS["support"])
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
@@ -289,7 +286,7 @@ def test_without_a_router_auto_does_not_exist(space: Workspace, stub: Stub) -> N
 
 def test_a_router_that_names_an_adapter_which_is_gone_is_not_used(space: Workspace, stub: Stub) -> None:
     left = {name: spec for name, spec in space.params.adapters.items() if name != "orders"}
-    with door_of(replace(space, params=space.params.model_copy(update={"adapters": left})), stub) as (door, address):
+    with running(replace(space, params=space.params.model_copy(update={"adapters": left})), stub) as (door, address):
         until(lambda: door.auto.why)
         answer = ask(address, ASKS["support"])
         assert answer.status_code == 503 and "routes to orders, which params.yaml here does not name" in answer.text
@@ -301,7 +298,7 @@ def test_trial_a_damaged_router_changes_nothing_and_health_says_so(made: tuple[W
     space, first = made
     before = "".join(f"{json.dumps(line.as_dict())}\n" for line in lines(space))
     broken = first.model_copy(update={"digest": "a" * 64})
-    with door_of(space, stub) as (door, address):
+    with running(space, stub) as (door, address):
         routed(door)
         push(space, "ledger/router.jsonl", before + json.dumps(broken.as_dict()) + "\n")
         try:
@@ -329,17 +326,15 @@ def test_a_promotion_after_the_last_look_at_the_data_is_due(made: tuple[Workspac
     assert routes.due(space.params, {name: [] for name in ledgers}, []) is None
 
 
-def test_a_worse_router_is_refused_with_the_figures_of_both(made: tuple[Workspace, routes.Fitted]) -> None:
+def test_a_worse_router_is_refused_with_the_figures_of_both(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
     space, first = made
     good = routes.fetch(space, first)
-    with space.clone("test") as clone:
-        clone.pull([f"data/suites/{name}.dvc" for name in ADAPTERS])
 
-        def judged(one: routing.Router) -> routes.Fitted:
-            return routes.judged(space, clone, space.params, routing.packed(one), [first], first.at)
+    def judged(one: routing.Router) -> routes.Fitted:
+        return routes.judged(space, judges, space.params, routing.packed(one), [first], first.at)
 
-        same, worse = judged(good), judged(replace(good, threshold=0.9))
-        other_one = judged(replace(good, threshold=good.threshold + 0.001))
+    same, worse = judged(good), judged(replace(good, threshold=0.9))
+    other_one = judged(replace(good, threshold=good.threshold + 0.001))
     assert (same.accepted, same.digest, same.why) == (True, first.digest, "fitted again to the same bytes")
     assert (other_one.accepted, other_one.why) == (True, "no worse than the one before")
     assert not worse.accepted and worse.why.startswith("routed right: ") and worse.against == first.digest
