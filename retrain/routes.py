@@ -105,6 +105,7 @@ def fetch(workspace: Workspace, line: Fitted) -> Router:
             return routing.unpacked(files_in(kept), line.digest)
         except IntegrityError:  # damaged here: fetched again
             shutil.rmtree(kept, ignore_errors=True)
+    workspace.remote_head()  # brings the commit here
     store = Store(workspace)
     blobs = store.out(line.commit, STAGE, OUT)
     if not blobs:

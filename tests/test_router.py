@@ -294,7 +294,9 @@ def test_a_router_that_names_an_adapter_which_is_gone_is_not_used(space: Workspa
         assert (health["status"], health["router"]["serves"]) == ("degraded", None)
 
 
-def test_trial_a_damaged_router_changes_nothing_and_health_says_so(made: tuple[Workspace, routes.Fitted], stub: Stub) -> None:
+def test_trial_a_damaged_router_changes_nothing_and_an_empty_ledger_ends_routing(
+    made: tuple[Workspace, routes.Fitted], stub: Stub
+) -> None:
     space, first = made
     before = "".join(f"{json.dumps(line.as_dict())}\n" for line in lines(space))
     broken = first.model_copy(update={"digest": "a" * 64})
@@ -308,9 +310,12 @@ def test_trial_a_damaged_router_changes_nothing_and_health_says_so(made: tuple[W
             assert "router-aaaaaaaaaaaa should route" in health["router"]["why"]
             assert ask(address, ASKS["orders"]).json()["model"] == "orders-v2"
             assert "retrain_serve_router_behind 1.0" in httpx.get(f"{address}/metrics").text
+            push(space, "ledger/router.jsonl", "")
+            until(lambda: door.auto.serves is None)
+            assert ask(address, ASKS["orders"]).json()["error"]["code"] == "model_not_found"
         finally:
             push(space, "ledger/router.jsonl", before)
-        until(lambda: door.auto.why is None)
+        until(lambda: door.auto.serves)
 
 
 # --- later fits

@@ -84,6 +84,8 @@ class Auto:
         wanted = routes.served_lately(routes.lines_at(self.workspace, head))
         why: list[str] = []
         self.should = wanted[0] if wanted else None
+        if not wanted:  # the file was taken out: nothing routes any more
+            self._serves = None
         for line in wanted:
             if self._serves and self._serves.line.digest == line.digest:
                 self._serves = _Serves(line, self._serves.router)
