@@ -62,8 +62,8 @@ class Airflow:
     def waits(self, dag: str, run: str, task: str) -> dict[str, Any]:
         """The question that a person is asked, once it has stood there for longer than a person takes to read it.
 
-        An answer within the second makes Airflow 3.3.2's scheduler take the task for lost: it hears that the asking process
-        ended when the task is in line again.
+        The process that asks ends up to 6 s later, and where the answer comes first Airflow 3.3.2's scheduler takes the task for
+        lost, which is in line again by then (apache/airflow#71580).
         """
         found: list[dict[str, Any]] = []
 
@@ -74,7 +74,7 @@ class Airflow:
 
         wait(asked, f"{dag} {run} does not ask", 600)
         assert found[0]["task_instance"]["task_id"] == task
-        time.sleep(5)
+        time.sleep(15)
         return found[0]
 
     def answer(self, dag: str, run: str, task: str, option: str) -> None:
