@@ -134,7 +134,7 @@ def cut(means: Mapping[str, Any], specialists: int, how: str, seed: int) -> dict
 
 
 def of_csv(data: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    train, test = (story._read_csv(data / name)[0] for name in ("train.csv", "test.csv"))
+    train, test = (story.read_csv(data / name)[0] for name in ("train.csv", "test.csv"))
     names = sorted({row["label"] for row in train})
     if len(names) < asked.specialists + asked.out_of_scope:
         raise ParamsError(

@@ -32,6 +32,7 @@ STAGE = f"router@{NAME}"
 OUT = router.MODEL.as_posix()
 MOST_WHY = 500
 RIVALS = 5
+OTHER_FIT = 120.0  # seconds for which a promotion waits for the fit of another one that came first, and may not see it
 Say = Callable[[str], None]
 
 
@@ -135,7 +136,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 # --- fitting again
 
 
-def refit(workspace: Workspace, *, say: Say, forced: str | None = None) -> Fitted:
+def refit(workspace: Workspace, *, say: Say, forced: str | None = None, wait_seconds: float = LOCK_WAIT) -> Fitted:
     """Fit on the data of the remote and record what came of it; NothingToDo where all is as the newest line has it.
 
     forced: the reason for which it serves although it is worse, such as another `refused` in params.yaml; it stays in the line.
@@ -143,7 +144,7 @@ def refit(workspace: Workspace, *, say: Say, forced: str | None = None) -> Fitte
     Killed anywhere and run again it converges: data, dvc.lock and line go with one push, and the same bytes are one router.
     """
     forced = ledger.reason_of(forced, "why a worse router serves", workspace.params.scrub) if forced is not None else None
-    with workspace.lock(ROUTER, wait_seconds=LOCK_WAIT), workspace.clone(ROUTER) as clone:
+    with workspace.lock(ROUTER, wait_seconds=wait_seconds), workspace.clone(ROUTER) as clone:
         made = [_fit(workspace, clone, say, forced)]
         clone.publish(lambda again: made.append(_fit(workspace, again, say, forced)), tries=TRIES)
         return made[-1]
@@ -263,7 +264,7 @@ def follow(workspace: Workspace) -> Fitted | None:
     try:
         if waits(workspace) is None:
             return None
-        made = refit(workspace, say=lambda line: None)
+        made = refit(workspace, say=lambda line: None, wait_seconds=OTHER_FIT)
         _tell(made.told())
         return made
     except NothingToDo:

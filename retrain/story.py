@@ -62,8 +62,8 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
     None is INITIAL and ARRIVING, or where there are fewer categories a quarter that arrives and the rest; and PER_INTENT,
     or as many as leave enough rows that judge. A category that is too rare to be both taught and judged is left out.
     """
-    train, blank = _read_csv(data / "train.csv")
-    test, unread = _read_csv(data / "test.csv")
+    train, blank = read_csv(data / "train.csv")
+    test, unread = read_csv(data / "test.csv")
     rules = params.load(HOME)
     train, copies = _once(train, rules.prepare.near)
     names, rare = _common(train)
@@ -154,7 +154,7 @@ def _split(
     return seeds, golden, audit, traffic
 
 
-def _read_csv(path: Path) -> tuple[list[dict[str, str]], int]:
+def read_csv(path: Path) -> tuple[list[dict[str, str]], int]:
     """(rows as they stand there, how many more have no text or no category)."""
     if not path.exists():
         raise ParamsError(f"{path} does not exist: --data names a folder with train.csv and test.csv (columns text,category)")

@@ -12,7 +12,7 @@ from typing import Any
 from retrain import routes
 from retrain.errors import IntegrityError, RequestRefused, RetrainError
 from retrain.records import parse_time
-from retrain.routing import NAME, Router
+from retrain.routing import NAME, PROBES, Router
 from retrain.serving.protocol import Asked, model_card
 from retrain.serving.versions import RETRY
 from retrain.workspace import Workspace
@@ -105,6 +105,7 @@ class Auto:
         gone = sorted(set(found.specialists) - set(self.workspace.params.adapters))
         if gone:
             raise IntegrityError(f"it routes to {', '.join(gone)}, which params.yaml here does not name: `retrain route fit`")
+        found.route(PROBES[0])  # what is imported for a message is imported now, and no request waits for it
         return found
 
     # --- answering
