@@ -62,8 +62,8 @@ class Airflow:
     def waits(self, dag: str, run: str, task: str) -> dict[str, Any]:
         """The question that a person is asked, once it has stood there for longer than a person takes to read it.
 
-        The process that asks ends up to 6 s later, and where the answer comes first Airflow 3.3.2's scheduler takes the task for
-        lost, which is in line again by then (apache/airflow#71580).
+        The process that asks ends up to 6 s later, and where the answer comes first Airflow 3.3.2's scheduler takes the task
+        for lost, which is in line again by then (apache/airflow#71580).
         """
         found: list[dict[str, Any]] = []
 
