@@ -35,6 +35,7 @@ STAGES = ("recheck", "synthesize", "prepare", "train", "evaluate", "serves", "ga
 BESIDE = (".feedback", ".shadow", ".uncounted")  # folders of logs/ that no log store is asked for
 ALWAYS = (
     "backups, and caches and checkouts on other machines: run it there too, it does no more than is needed",
+    "what people copied out of MLflow, such as evaluation datasets that they made of its traces",
     "the weights of the adapters that learned the rows, until they are replaced and their versions deleted",
     "the weights of routers that were fitted on them, which hold no text: `retrain route fit` makes one without them",
 )

@@ -26,6 +26,7 @@ from retrain.workspace import Clone, Workspace
 LOCK_WAIT = 5.0  # seconds: a job that lasts minutes is not waited for, the caller tries again
 ROUTER = "router"  # lock of the job that fits the router: no adapter has this name
 RELEASE = "{}.release"  # lock of the jobs that change what serves; no adapter's name has a dot
+FEEDBACK = "{}.feedback"  # lock of those that write what was said into MLflow
 TRIES = 4  # pushes; each failed one means that somebody else landed
 Say = Callable[[str], None]
 
@@ -62,7 +63,7 @@ def alone(workspace: Workspace) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(workspace.lock(ROUTER, wait_seconds=LOCK_WAIT))
         for adapter in sorted(workspace.params.adapters):
-            for name in (adapter, RELEASE.format(adapter)):
+            for name in (adapter, RELEASE.format(adapter), FEEDBACK.format(adapter)):
                 stack.enter_context(workspace.lock(name, wait_seconds=LOCK_WAIT))
         yield
 

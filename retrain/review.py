@@ -94,19 +94,19 @@ def _newest(given: Iterable[Review]) -> list[Review]:
 
 def queue(workspace: Workspace, adapter: str, now: datetime) -> list[Waiting]:
     """Failure cases of the last failures.review_days without an answer by a person, those with the most reasons first."""
-    params = _params(workspace, adapter)
+    params = params_of(workspace, adapter)
     spec = params.adapter(adapter)
     window = Window(now - timedelta(days=params.failures.review_days), now)
     rows = open_logs(workspace, params, adapter).rows(window)
     selector = Selector.of(params.failures, spec.labels, schema_of(workspace.root, spec), doubted(workspace, params, adapter))
     done = {one.request_id for one in reviews(workspace, adapter)}
-    erased = _erased(workspace)
+    erased = tombstones_of(workspace)
     found = waiting(rows, audit_rate=params.failures.audit_rate, selector=selector)
     kept = [row for row in found if not erased.cover({"request_id": row.request_id, "user": row.user})]
     return [row for row in kept if row.request_id not in done]
 
 
-def _erased(workspace: Workspace) -> Tombstones:
+def tombstones_of(workspace: Workspace) -> Tombstones:
     text = jobs.remote_file(workspace, tombstones.FILE) if workspace.params.workspace.remote else ""
     return tombstones.parse(text.encode(), tombstones.FILE, workspace.root)
 
@@ -119,13 +119,13 @@ def doubted(workspace: Workspace, params: Params, adapter: str) -> frozenset[str
     return judge.doubted(WindowRecord.model_validate(row).judge for row in windows)
 
 
-def _params(workspace: Workspace, adapter: str) -> Params:
+def params_of(workspace: Workspace, adapter: str) -> Params:
     return (jobs.remote_params(workspace) if workspace.params.workspace.remote else workspace.params).of(adapter)
 
 
 def labels_of(workspace: Workspace, adapter: str) -> tuple[str, ...]:
     """As the remote lists them."""
-    return _params(workspace, adapter).adapter(adapter).labels
+    return params_of(workspace, adapter).adapter(adapter).labels
 
 
 def tasks(workspace: Workspace, adapter: str, rows: Sequence[Waiting]) -> list[Task]:
@@ -187,7 +187,7 @@ class Standing:
 
 def standing(workspace: Workspace, adapter: str, now: datetime, window: dict[str, Any] | None) -> Standing:
     """window: the newest record of one. A log store that does not answer is said, and takes nothing else down."""
-    params = _params(workspace, adapter)
+    params = params_of(workspace, adapter)
     blocks = _blocks(params, window or {})
     try:
         rows = queue(workspace, adapter, now)
@@ -222,7 +222,7 @@ def take(
     nothing is new and nothing is wrong, DataError where nothing could be taken.
     """
     with jobs.job(workspace, adapter, "review") as clone:
-        params = _params(workspace, adapter)
+        params = params_of(workspace, adapter)
         logs = open_logs(workspace, params, adapter)
         before = reviews(workspace, adapter)
         at = stamp(max([now, *(from_stamp(one.at) + timedelta(seconds=1) for one in before)]))

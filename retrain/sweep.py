@@ -15,6 +15,7 @@ from retrain.redact import Covers, Traces
 from retrain.registry import Registry
 from retrain.registry.redact import ADAPTER, compact
 from retrain.registry.redact import redact as redact_registry
+from retrain.registry.traces import erase as erase_traces
 from retrain.workspace import Workspace
 
 CARD = "## Bound to"  # a card ends with it
@@ -170,7 +171,9 @@ def texts(workspace: Workspace, traces: Traces, covers: Covers) -> tuple[int, li
     cleaned, stayed, down = 0, [], False
     try:
         registry = Registry.open(workspace.params.mlflow, workspace.root)
-        cleaned += sum(redact_registry(registry, adapter, traces.redacted) for adapter in workspace.params.adapters)
+        for adapter in workspace.params.adapters:
+            cleaned += redact_registry(registry, adapter, traces.redacted)
+            cleaned += erase_traces(registry, adapter, requests=traces.requests, users=traces.users)
     except RetrainError as error:
         down = True
         stayed.append(f"MLflow: {str(error).partition(chr(10))[0]}: run it again when MLflow answers")

@@ -9,7 +9,7 @@ from monitoring import failures, judge, planner, trigger
 from monitoring.selection import Selector
 from monitoring.sources import Rows
 from monitoring.windows import Window
-from retrain import jobs, ledger, notify, policies, projections, review
+from retrain import assessments, jobs, ledger, notify, policies, projections, review
 from retrain.clusters import independent, joins
 from retrain.contamination import Likeness
 from retrain.door import Door, why_not_believed
@@ -51,8 +51,9 @@ def monitor(workspace: Workspace, adapter: str, window: Window, *, backfill: boo
 
 
 def after_window(workspace: Workspace, record: trigger.WindowRecord) -> None:
-    """The pages, and word to people where it fired; what fails here is a warning, for the window is recorded."""
+    """The pages, feedback for MLflow, word to people where it fired; what fails is a warning, for the window is recorded."""
     projections.refresh(workspace, record.adapter, panels=True, say=notify.warn)
+    assessments.catch_up(workspace, record.adapter, say=notify.warn)
     if record.fire:
         page = projections.page_of(workspace, record.adapter)
         notify.fired(workspace, record.adapter, end=record.end, reasons=record.reasons, page=page)

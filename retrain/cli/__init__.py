@@ -9,6 +9,7 @@ import typer
 from retrain.cli import (
     data,
     explaining,
+    exporting,
     guarding,
     importing,
     looking,
@@ -64,6 +65,9 @@ review_app = typer.Typer(no_args_is_help=True, help="Failure cases that wait for
 review_app.command("export")(reviewing.review_export)
 review_app.command("import")(reviewing.review_import)
 app.add_typer(review_app, name="review", rich_help_panel="Watch")
+feedback_app = typer.Typer(no_args_is_help=True, help="What people and programs said of answers.")
+feedback_app.command("export")(exporting.feedback_export)
+app.add_typer(feedback_app, name="feedback", rich_help_panel="Serve")
 data_app = typer.Typer(no_args_is_help=True, help="Dataset versions, and which adapter learned what.")
 for looks in (data.log, data.show, data.diff, data.rows, data.row, data.of_user, data.erase, data.clean):
     data_app.command()(looks)

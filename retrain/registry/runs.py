@@ -23,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 BATCH = 900  # metrics of one request; MLflow refuses more than 1,000
+EXPORTED = "retrain.exported"  # tag of traces that we wrote ourselves (`registry.traces`)
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,8 @@ class Runs:
     ) -> tuple[list[dict[str, Any]], str | None]:
         """One page of an experiment's finished traces, oldest first, as plain rows, and the token of the next page.
 
-        bodies: with request and response, as JSON; without, pages are light. Of the assessments the valid ones.
+        bodies: with request and response, as JSON; without, pages are light. Of the assessments the valid ones. What we
+        exported is left out: it was a row of the log already.
         """
         found = self._find_experiment(experiment)
         if found is None:
@@ -274,7 +276,7 @@ class Runs:
             include_spans=bodies,
             page_token=token,
         )
-        return [_trace_row(trace, bodies) for trace in page], page.token or None
+        return [_trace_row(trace, bodies) for trace in page if EXPORTED not in trace.info.tags], page.token or None
 
 
 def _training(run: Any) -> TrainingRun:

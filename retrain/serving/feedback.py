@@ -26,6 +26,7 @@ from retrain.workspace import Workspace
 
 DAY = 86_400.0
 TAKEN_BACK = ("correction", "audit_label")
+ANSWERED = ("model_version", "digest", "arm")  # what of an answer is written beside what was said of it
 SHOWN = 500  # audited requests that the page can show, the newest
 
 
@@ -145,7 +146,8 @@ class Feedback:
 
     def _row(self, given: Given, row: dict[str, Any]) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        told = {**given.model_dump(exclude_none=True), "feedback_at": now, "user_id": row.get("user_id")}
+        told: dict[str, Any] = {**given.model_dump(exclude_none=True), "feedback_at": now, "user_id": row.get("user_id")}
+        told |= {name: row[name] for name in ANSWERED if name in row}
         correction, thumb = told.pop("correction", None), given.thumb()
         if given.source == "code":
             return {**told, "said": correction}
