@@ -22,9 +22,10 @@ from retrain.errors import ParamsError
 from retrain.params import Params
 from retrain.records import parse_time
 from retrain.registry import Registry
-from retrain.registry.traces import Asked, Said, Source, exported_until, put, set_exported_until
+from retrain.registry.traces import Asked, Said, Source, erase, exported_until, put, set_exported_until
 from retrain.scrub import Scrubber
 from retrain.sections import SERVED
+from retrain.tombstones import Tombstones
 from retrain.userids import UserIds
 from retrain.workspace import Workspace
 
@@ -66,13 +67,20 @@ def export(workspace: Workspace, adapter: str, *, since: datetime | None = None)
         registry, erased = Registry.open(workspace.params.mlflow, workspace.root), review.tombstones_of(workspace)
         until = exported_until(registry, adapter)  # a dead MLflow is noticed before the log is read
         found = _judged(workspace, params, adapter, began, since)
-        kept = [row for row in found if not erased.cover({"request_id": row["request_id"], "user": row["user_id"]})]
+        kept = [row for row in found if not _covers(erased, row)]
         told = _told(_folder(workspace, params, adapter), {row["request_id"] for row in kept})
         asked = [one for one in _asked(kept, told, Scrubber(params.scrub)) if one]
         done = put(registry, adapter, asked)
+        later = review.tombstones_of(workspace)  # another machine's erasure holds no lock of this one
+        if gone := {row["request_id"] for row in found if _covers(later, row)}:
+            erase(registry, adapter, requests=gone, users=frozenset())
         if since is None or (until is not None and since <= parse_time(until)):
             set_exported_until(registry, adapter, began.isoformat())
     return Exported(len(found), done.new, done.changed, len(kept) - len(asked), len(found) - len(kept))
+
+
+def _covers(erased: Tombstones, row: Row) -> bool:
+    return erased.cover({"request_id": row["request_id"], "user": row["user_id"]})
 
 
 def catch_up(workspace: Workspace, adapter: str, *, say: Callable[[str], None]) -> None:
