@@ -47,7 +47,7 @@ def watch_retrain(space: Workspace, end: str, purpose: Any) -> jobs.Attempted:
     """With the audited rows of the log store, whose file judges together with the shipped one."""
     known = open_logs(space, space.params.of("support"), "support").known(parse_time(end))
     audited = failures.audited(known, audit_rate=space.params.failures.audit_rate)
-    shipped = [Example.model_validate_json(line) for line in small.rows(120, "audit", 9).splitlines()]
+    shipped = [Example.model_validate_json(line) for line in small.rows(170, "audit", 9).splitlines()]
     drawn = [row.model_copy(update={"origins": (Origin(request_id=f"other-{i}"),)}) for i, row in enumerate(shipped)]
     return jobs.retrain(space, "support", end=parse_time(end), purpose=purpose, audited=[*audited, *drawn])
 
