@@ -22,6 +22,16 @@ WORKSPACE = Path(os.environ.get("RETRAIN_WORKSPACE", Path(__file__).resolve().pa
 PARAMS = yaml.safe_load((WORKSPACE / "params.yaml").read_text("utf-8"))
 
 
+class Approval(ApprovalOperator):
+    """Its answer is kept before it skips what follows: a rejection leaves no return value behind."""
+
+    def execute_complete(self, context, event):
+        if "error" not in event:
+            answer = {name: event[name] for name in ("chosen_options", "responded_by_user")}
+            context["ti"].xcom_push(key="answer", value=answer)
+        return super().execute_complete(context, event)
+
+
 def build(adapter):
     """The retraining DAG of one adapter; its runs are serial."""
     rules = {**PARAMS["promotion"], **PARAMS["adapters"][adapter].get("override", {}).get("promotion", {})}
@@ -97,7 +107,7 @@ def build(adapter):
                 raise AirflowSkipException("nothing was retrained")
             workspace, concluded = Workspace.open(WORKSPACE), None
             if attempt["promote"]:
-                answer = permission.from_airflow(ti.xcom_pull(task_ids="approve"))
+                answer = permission.from_airflow(ti.xcom_pull(task_ids="approve", key="answer"))
                 concluded = rollout.conclude(workspace, adapter, answer, about=attempt["digest"])
                 print(concluded.told())
             projections.refresh(workspace, adapter, panels=False, say=print)
@@ -105,7 +115,7 @@ def build(adapter):
 
         attempt = retrain(collect())
         challenged = challenge(attempt)
-        approve = ApprovalOperator(
+        approve = Approval(
             task_id="approve",
             subject="{{ ti.xcom_pull(task_ids='challenge')['subject'] }}",
             body="{{ ti.xcom_pull(task_ids='challenge')['card'] }}",

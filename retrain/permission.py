@@ -32,7 +32,7 @@ class Answer:
 
 
 def from_airflow(told: Mapping[str, Any] | None) -> Answer | None:
-    """What Airflow's approval task returned (`chosen_options`, `responded_by_user`); None where it was not asked."""
+    """What Airflow's approval task was answered (`chosen_options`, `responded_by_user`); None where it was not asked."""
     if told is None:
         return None
     approved, who = list(told["chosen_options"]) == ["Approve"], told["responded_by_user"]
