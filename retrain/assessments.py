@@ -74,7 +74,8 @@ def export(workspace: Workspace, adapter: str, *, since: datetime | None = None)
         later = review.tombstones_of(workspace)  # another machine's erasure holds no lock of this one
         if gone := {row["request_id"] for row in found if _covers(later, row)}:
             erase(registry, adapter, requests=gone, users=frozenset())
-        if since is None or (until is not None and since <= parse_time(until)):
+        whole = len(asked) == len(kept)  # else a later window tries again
+        if whole and (since is None or (until is not None and since <= parse_time(until))):
             set_exported_until(registry, adapter, began.isoformat())
     return Exported(len(found), done.new, done.changed, len(kept) - len(asked), len(found) - len(kept))
 
@@ -120,7 +121,7 @@ def _judged(workspace: Workspace, params: Params, adapter: str, before: datetime
 
 
 def _told(folder: Path | None, requests: AbstractSet[str]) -> dict[str, list[Row]]:
-    """Request -> what each source said last under each name, as the door wrote it; half a line is not there yet."""
+    """Request -> what each source said last under each name, oldest first; half a line is not there yet."""
     lines: list[Row] = []
     for path in sorted(folder.glob("*.jsonl")) if folder else ():
         for line in path.read_bytes().split(b"\n"):
@@ -129,7 +130,9 @@ def _told(folder: Path | None, requests: AbstractSet[str]) -> dict[str, list[Row
                 lines.append(row)
     last: dict[str, dict[tuple[str, str], Row]] = {}
     for row in sorted(lines, key=lambda row: str(row["feedback_at"])):
-        last.setdefault(row["request_id"], {})[row["name"], row["source"]] = row
+        said = last.setdefault(row["request_id"], {})
+        said.pop((row["name"], row["source"]), None)  # what is said again comes last
+        said[row["name"], row["source"]] = row
     return {request: list(rows.values()) for request, rows in last.items()}
 
 
@@ -153,8 +156,14 @@ def _asked(rows: Sequence[Row], told: dict[str, list[Row]], scrub: Scrubber) -> 
 def _texts(row: Row, told: Sequence[Row]) -> Row:
     """All that anybody wrote about one request, so that one value is one placeholder in all of it."""
     own = {name: row[name] for name in TEXTS if isinstance(row[name], str)}
-    said = {f"{name} {i}": one[name] for i, one in enumerate(told) for name in ("value", "comment") if name in one}
+    said = {f"{name} {i}": _written(one[name]) for i, one in enumerate(told) for name in ("value", "comment") if name in one}
     return {**own, **{name: value for name, value in said.items() if isinstance(value, str)}}
+
+
+def _written(value: Any) -> Any:
+    """A whole number as a person writes it, for it may be that of a card or a telephone."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    return str(int(value)) if whole else value
 
 
 def _trace(row: Row, clean: Row, told: Sequence[Row]) -> Asked:
@@ -178,7 +187,8 @@ def _said(row: Row, clean: Row, told: Sequence[Row]) -> Iterable[Said]:
     """Feedback as each source gave it; correction and audit label as the log has them now, by whom gave them last."""
     known = _ms(row["feedback_at"])
     for i, one in enumerate(told):
-        value = clean[f"value {i}"] if isinstance(one["value"], str) else _number(one["value"])
+        found = clean.get(f"value {i}", one["value"])
+        value = _number(one["value"]) if found == _written(one["value"]) and not isinstance(one["value"], str) else found
         thumb = one["value"] == 1 if one["name"] == "thumbs" else value
         yield Said("feedback", one["name"], one["source"], thumb, _at(one), clean.get(f"comment {i}"))
     people = [one for one in told if one["source"] != "code"]

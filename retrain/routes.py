@@ -31,6 +31,7 @@ LEDGER = "ledger/router.jsonl"
 STAGE = f"router@{NAME}"
 OUT = router.MODEL.as_posix()
 MOST_WHY = 500
+FORCED = "forced: "  # how `why` begins then
 RIVALS = 5
 OTHER_FIT = 120.0  # seconds for which a promotion waits for the fit of another one that came first, and may not see it
 Say = Callable[[str], None]
@@ -163,7 +164,7 @@ def _fit(workspace: Workspace, clone: Clone, say: Say, forced: str | None) -> Fi
     lines = parse(path.read_text("utf-8")) if path.exists() else []
     made = judged(workspace, clone, params, files, lines, began)
     if forced is not None and not made.accepted:
-        made = made.model_copy(update={"accepted": True, "why": f"forced: {forced}; {made.why}"[:MOST_WHY]})
+        made = made.model_copy(update={"accepted": True, "why": f"{FORCED}{forced}; {made.why}"[:MOST_WHY]})
     ledgers = {name: ledger.read(clone.root, name) for name in params.adapters}
     if lines and not _is_news(lines[-1], made) and due(params, ledgers, lines) is None:
         raise NothingToDo(f"{lines[-1].told()}: no specialist has changed since {lines[-1].at}")
@@ -200,7 +201,7 @@ def judged(
         return routing.measure(one, rows, nobody, right)
 
     figures, reasons, served = measured(routing.unpacked(files, digest)), [], None
-    rivals = served_lately(lines)
+    rivals = served_lately(lines[_forced(lines) :])
     serves = rivals[0] if rivals else None
     why = "the first router" if serves is None else "fitted again to the same bytes"
     for rival in rivals if serves and serves.digest != digest else []:
@@ -216,6 +217,11 @@ def judged(
         at=began, digest=digest, commit="", accepted=not reasons, why=("; ".join(reasons) or why)[:MOST_WHY],
         against=serves.digest if serves else None, figures=figures.as_dict(), served=served.as_dict() if served else None,
     )  # fmt: skip
+
+
+def _forced(lines: Sequence[Fitted]) -> int:
+    """Where the newest line is that a person let serve although it was worse: what served before it is no measure any more."""
+    return max((n for n, line in enumerate(lines) if line.accepted and line.why.startswith(FORCED)), default=0)
 
 
 def answered_right(workspace: Workspace, root: Path, params: Params) -> dict[str, dict[str, bool]]:

@@ -145,6 +145,17 @@ def test_said_again_it_is_replaced_and_taken_back_it_is_gone(space: Workspace) -
     assert assessments.export(space, "support").changed == 0
 
 
+def test_a_correction_is_of_who_gave_the_one_that_stands(space: Workspace) -> None:
+    with talking(space) as talk:
+        request = talk.ask("where is my parcel")
+        for source, correction in (("user", "refund_status"), ("reviewer", "cancel_order"), ("user", "track_order")):
+            talk.say(request, False, source, correction=correction)
+            time.sleep(0.002)  # the door writes milliseconds
+    assert assessments.export(space, "support").new == 1
+    corrections = {key: told[1] for key, told in said(stored(space)[request]).items() if key[0] == "correction"}
+    assert corrections == {("correction", "HUMAN", "user"): "track_order"}
+
+
 def test_feedback_of_any_log_table_is_exported_from_its_columns(space: Workspace) -> None:
     row = {"timestamp": "2026-03-01T10:00:00Z", "adapter": "support", "prompt": "hi", "response": "a"}
     told = ({"feedback": 1, "feedback_at": "2026-03-01T11:00:00Z"}, {"correction": "b", "feedback_at": "2026-03-03T11:00:00Z"})
@@ -178,6 +189,32 @@ def test_nothing_raw_reaches_mlflow(space: Workspace) -> None:
     written = [path for path in (space.local / "mlflow").rglob("*") if path.is_file()]
     raw = (b"example.org", b"u-anna", b"c-anna", b"n-anna", b"a secret of")
     assert written and not any(word in path.read_bytes() for path in written for word in raw)
+
+
+def test_a_number_is_searched_as_a_text_is(space: Workspace) -> None:
+    with talking(space) as talk:
+        request = talk.ask("my card was declined")
+        for name, value in (("card", 4111111111111111), ("same", 4111111111111111.0), ("stars", 4), ("score", 0.25)):
+            talk.say(request, value, name=name)
+    assert assessments.export(space, "support").new == 1
+    told = {key[0]: value[1] for key, value in said(stored(space)[request]).items()}
+    assert told == {"card": "<CREDIT_CARD_1>", "same": "<CREDIT_CARD_1>", "stars": 4, "score": 0.25}
+
+
+def test_what_could_not_be_searched_is_tried_again_by_the_next_window(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with talking(space) as talk:
+        request = talk.ask("where is my parcel")
+        talk.say(request, False)
+    warned: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Scrubber, "__call__", lambda self, rows: [Scrubbed(None, why="it failed") for _ in rows])
+        assessments.catch_up(space, "support", say=warned.append)
+    assert "1 requests stay out of MLflow" in warned[0] and stored(space) == {}
+    monkeypatch.setattr(assessments, "OVERLAP", -assessments.OVERLAP)  # nothing was written since
+    assessments.catch_up(space, "support", say=pytest.fail)
+    assert set(stored(space)) == {request}
 
 
 def test_a_row_that_cannot_be_searched_stays_out_and_is_counted(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

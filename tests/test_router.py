@@ -134,7 +134,9 @@ def test_explain_tells_probabilities_threshold_and_the_nearest_rows(
     assert riddle.nearest[0]["specialist"] is None and riddle.as_dict()["answers"] is None
 
 
-def test_small_losses_do_not_add_up(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
+def test_small_losses_do_not_add_up_but_what_is_forced_sets_the_measure(
+    made: tuple[Workspace, routes.Fitted], judges: Clone
+) -> None:
     space, first = made
     good = routes.fetch(space, first)
 
@@ -155,6 +157,8 @@ def test_small_losses_do_not_add_up(made: tuple[Workspace, routes.Fitted], judge
     assert little.accepted and 0 < lost(first, little) < 0.02
     assert 0 < lost(little, more) < 0.02 < lost(first, more)
     assert not more.accepted and f"({first.tag})" in more.why and f"({little.tag})" not in more.why
+    forced = more.model_copy(update={"accepted": True, "why": f"{routes.FORCED}a reason; {more.why}"})
+    assert judged((twice + thrice) / 2 + 1e-6, [first, little, forced]).why == "no worse than the one before"
 
 
 def lost(before: routes.Fitted, after: routes.Fitted) -> float:
