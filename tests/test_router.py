@@ -134,9 +134,7 @@ def test_explain_tells_probabilities_threshold_and_the_nearest_rows(
     assert riddle.nearest[0]["specialist"] is None and riddle.as_dict()["answers"] is None
 
 
-def test_small_losses_do_not_add_up_but_what_is_forced_sets_the_measure(
-    made: tuple[Workspace, routes.Fitted], judges: Clone
-) -> None:
+def test_small_losses_do_not_add_up_unless_forced(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
     space, first = made
     good = routes.fetch(space, first)
 
