@@ -187,8 +187,9 @@ def _said(row: Row, clean: Row, told: Sequence[Row]) -> Iterable[Said]:
     """Feedback as each source gave it; correction and audit label as the log has them now, by whom gave them last."""
     known = _ms(row["feedback_at"])
     for i, one in enumerate(told):
-        found = clean.get(f"value {i}", one["value"])
-        value = _number(one["value"]) if found == _written(one["value"]) and not isinstance(one["value"], str) else found
+        written = _written(one["value"])
+        found: Any = clean.get(f"value {i}", written)
+        value = found if isinstance(one["value"], str) or found != written else _number(one["value"])
         thumb = one["value"] == 1 if one["name"] == "thumbs" else value
         yield Said("feedback", one["name"], one["source"], thumb, _at(one), clean.get(f"comment {i}"))
     people = [one for one in told if one["source"] != "code"]
