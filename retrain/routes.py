@@ -201,7 +201,7 @@ def judged(
         return routing.measure(one, rows, nobody, right)
 
     figures, reasons, served = measured(routing.unpacked(files, digest)), [], None
-    rivals = served_lately(lines[_forced(lines) :])
+    rivals = served_lately(_measures(lines))
     serves = rivals[0] if rivals else None
     why = "the first router" if serves is None else "fitted again to the same bytes"
     for rival in rivals if serves and serves.digest != digest else []:
@@ -219,9 +219,17 @@ def judged(
     )  # fmt: skip
 
 
-def _forced(lines: Sequence[Fitted]) -> int:
-    """Where the newest line is that a person let serve although it was worse: what served before it is no measure any more."""
-    return max((n for n, line in enumerate(lines) if line.accepted and line.why.startswith(FORCED)), default=0)
+def _measures(lines: Sequence[Fitted]) -> list[Fitted]:
+    """Those that served, without what a person put aside: all before a forced one, and what was gone back from."""
+    kept: list[Fitted] = []
+    for line in (line for line in lines if line.accepted):
+        digests = [one.digest for one in kept]
+        if line.why.startswith(FORCED):
+            kept = []
+        elif line.digest in digests:
+            kept = kept[: digests.index(line.digest)]
+        kept.append(line)
+    return kept
 
 
 def answered_right(workspace: Workspace, root: Path, params: Params) -> dict[str, dict[str, bool]]:

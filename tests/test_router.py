@@ -134,7 +134,7 @@ def test_explain_tells_probabilities_threshold_and_the_nearest_rows(
     assert riddle.nearest[0]["specialist"] is None and riddle.as_dict()["answers"] is None
 
 
-def test_small_losses_do_not_add_up_unless_forced(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
+def test_small_losses_do_not_add_up_unless_a_person_wants_it(made: tuple[Workspace, routes.Fitted], judges: Clone) -> None:
     space, first = made
     good = routes.fetch(space, first)
 
@@ -157,6 +157,7 @@ def test_small_losses_do_not_add_up_unless_forced(made: tuple[Workspace, routes.
     assert not more.accepted and f"({first.tag})" in more.why and f"({little.tag})" not in more.why
     forced = more.model_copy(update={"accepted": True, "why": f"{routes.FORCED}a reason; {more.why}"})
     assert judged((twice + thrice) / 2 + 1e-6, [first, little, forced]).why == "no worse than the one before"
+    assert judged((twice + thrice) / 2, [little, first, little]).accepted  # a person went back from the first
 
 
 def lost(before: routes.Fitted, after: routes.Fitted) -> float:
