@@ -83,7 +83,8 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
             + (", or a smaller --per-intent" if per_intent else "")
         )
     traffic += [row for row in train if row["label"] in later]
-    told = _not_used({"train.csv": blank, "test.csv": unread}, copies, rare)
+    traffic += [row for row in copies if row["label"] in {*first, *later}]
+    told = _not_used({"train.csv": blank, "test.csv": unread}, len(copies), rare)
     files = {
         **files_of(["dvc.yaml"]),
         "params.yaml": params_text(adapter, tuple(sorted(first)), floor={}),  # how hard this text is nobody knows yet
@@ -112,7 +113,9 @@ def _judges(row: dict[str, str]) -> bool:
 def _not_used(blank: dict[str, int], copies: int, rare: Sequence[str]) -> tuple[str, ...]:
     told = [f"{n} rows of {name} have no text or no category and were skipped" for name, n in blank.items() if n]
     if copies:
-        told.append(f"{copies} rows of train.csv are near copies of another row of their category and were left out")
+        told.append(
+            f"{copies} rows of train.csv are near copies of another row of their category: users ask them, nothing more"
+        )
     if rare:
         some = ", ".join(rare[:5]) + (", ..." if len(rare) > 5 else "")
         told.append(f"{len(rare)} categories are too rare to be taught and judged and were left out: {some}")
@@ -177,15 +180,16 @@ def read_csv(path: Path) -> tuple[list[dict[str, str]], int]:
     return kept, len(rows) - len(kept)
 
 
-def _once(rows: Sequence[dict[str, str]], near: float) -> tuple[list[dict[str, str]], int]:
-    """(the first row of each question, without near copies inside a category, how many of these there were).
+def _once(rows: Sequence[dict[str, str]], near: float) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """(the first row of each question, but for near copies inside a category, and these).
 
     Near copies train as one row and judge as one (prepare.near): what is counted here is what the gate will count.
     """
     once = list(reversed({question_key(row["text"]): row for row in reversed(rows)}.values()))
     stands = groups([row["text"] for row in once], near, [row["label"] for row in once]).tolist()
-    kept = [row for i, row in enumerate(once) if stands[i] == i]
-    return kept, len(once) - len(kept)
+    first = [stands[i] == i for i in range(len(once))]
+    kept = [row for row, stood in zip(once, first, strict=True) if stood]
+    return kept, [row for row, stood in zip(once, first, strict=True) if not stood]
 
 
 def _lines(rows: Sequence[dict[str, str]], source: str) -> str:

@@ -178,7 +178,13 @@ def test_near_copies_inside_a_category_count_once_as_they_do_at_the_gate(tmp_pat
     rows = [row for i in range(4) for row in questions(f"label {i}", 150)]
     rows += [(f"{text} please {i}", label) for text, label in rows[:10] for i in range(40)]
     told = story.from_csv(csvs(tmp_path, rows), initial=3, arriving=1, per_intent=10, seed=0)
-    assert told.left_out == ("400 rows of train.csv are near copies of another row of their category and were left out",)
+    assert told.left_out == (
+        "400 rows of train.csv are near copies of another row of their category: users alone ask them",
+    )
+    held = "".join(text for name, text in told.files.items() if name.endswith(".jsonl"))
+    asked = {row["text"] for row in told.traffic}
+    copies = [text for text, label in rows[600:] if label in {*told.initial, *told.arriving}]
+    assert copies and all(text in asked and text not in held for text in copies)
     templates = [(f"please show me flights from city {i:03} to town {n}", f"kind {n}") for n in range(5) for i in range(300)]
     with pytest.raises(ParamsError, match="0 categories .beside 5 with fewer than 10 rows that copy no other"):
         story.from_csv(csvs(tmp_path, templates), initial=3, arriving=1, per_intent=10, seed=0)

@@ -193,7 +193,7 @@ def _checkout(space: Workspace) -> Path:
 def test_the_retraining_that_is_due_replaces_the_champion_and_learns_no_erased_row(
     lived: Workspace, erased: erasure.Erased
 ) -> None:
-    asked = small.ask(lived, "2026-03-06", ["u-dan"], 480, lambda user, i: f"numbat {i}")
+    asked = small.ask(lived, "2026-03-06", [f"u-dan-{i}" for i in range(560)], 1, lambda user, i: f"numbat {user}")
     rate = lived.params.failures.audit_rate
     drawn = [row for row in asked if failures.drawn(row["request_id"], rate)]
     write_jsonl(lived.root / "logs" / "support" / "2026-03-06.jsonl", drawn)
