@@ -113,9 +113,7 @@ def _judges(row: dict[str, str]) -> bool:
 def _not_used(blank: dict[str, int], copies: int, rare: Sequence[str]) -> tuple[str, ...]:
     told = [f"{n} rows of {name} have no text or no category and were skipped" for name, n in blank.items() if n]
     if copies:
-        told.append(
-            f"{copies} rows of train.csv are near copies of another row of their category: users ask them, nothing more"
-        )
+        told.append(f"{copies} rows of train.csv are near copies of another row of their category: users alone ask them")
     if rare:
         some = ", ".join(rare[:5]) + (", ..." if len(rare) > 5 else "")
         told.append(f"{len(rare)} categories are too rare to be taught and judged and were left out: {some}")

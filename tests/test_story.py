@@ -178,9 +178,7 @@ def test_near_copies_inside_a_category_count_once_as_they_do_at_the_gate(tmp_pat
     rows = [row for i in range(4) for row in questions(f"label {i}", 150)]
     rows += [(f"{text} please {i}", label) for text, label in rows[:10] for i in range(40)]
     told = story.from_csv(csvs(tmp_path, rows), initial=3, arriving=1, per_intent=10, seed=0)
-    assert told.left_out == (
-        "400 rows of train.csv are near copies of another row of their category: users alone ask them",
-    )
+    assert told.left_out == ("400 rows of train.csv are near copies of another row of their category: users alone ask them",)
     held = "".join(text for name, text in told.files.items() if name.endswith(".jsonl"))
     asked = {row["text"] for row in told.traffic}
     copies = [text for text, label in rows[600:] if label in {*told.initial, *told.arriving}]
