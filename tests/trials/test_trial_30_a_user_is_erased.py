@@ -237,11 +237,11 @@ def test_an_erasure_waits_for_no_job_and_one_of_a_request_is_one_row(lived: Work
     row = next(row for row in lineage.rows_at(Store(lived), "support", lived.remote_head()) if row.part == "failures")
     request = row.origins[0]["request_id"]
     with lived.lock("support", wait_seconds=1), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(erasure, "LOCK_WAIT", 0.2)
+        patched.setattr(jobs, "LOCK_WAIT", 0.2)
         with pytest.raises(BusyError):
             erasure.erase(lived, kind="request", value=request, reason=REASON)
     with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(2) as pool:
-        patched.setattr(erasure, "LOCK_WAIT", 90)
+        patched.setattr(jobs, "LOCK_WAIT", 90)
         two = [pool.submit(erasure.erase, lived, kind="request", value=request, reason=REASON) for _ in range(2)]
         both = [one.result() for one in two]
     assert sorted(one.fresh for one in both) == [False, True]
