@@ -68,7 +68,7 @@ def logged(space: Workspace, request: str) -> dict[str, Any] | None:
 
 def test_the_official_client_gets_an_answer_that_names_version_and_request(client: openai.OpenAI, space: Workspace) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="support", messages=HELLO, user="u1", metadata={"conversation_id": "c1", "tenant": "a"}
+        model="support", messages=HELLO, user="u1", metadata={"conversation_id": "c1", "tenant": "a", "retrain": "x"}
     )
     answer = raw.parse()
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("order_status", "stop")

@@ -45,16 +45,16 @@ class Call:
 
     def row(self, answered: Any) -> dict[str, Any]:
         """Its LogRecord."""
-        turns, metadata = self.asked.turns(), self.asked.metadata
-        if self.routed:
-            metadata = {**(metadata or {}), "retrain": self.routed.logged()}  # type: ignore[dict-item]
+        turns, ours = self.asked.turns(), self.routed.logged() if self.routed else None
+        metadata: dict[str, Any] = {**(self.asked.metadata or {}), "retrain": ours}  # the name is not the client's to give
+        metadata = {name: value for name, value in metadata.items() if value is not None}
         question = next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content)
         row = {
             **self.head(), "user_id": self.asked.user, "conversation_id": self.asked.conversation, "prompt": question,
             "messages": [turn.model_dump() for turn in turns] if len(turns) > 1 else None, "response": answered.text,
             "prompt_tokens": answered.prompt_tokens, "completion_tokens": answered.completion_tokens,
             "confidence": None if answered.confidence is None else round(answered.confidence, 5),
-            "finish_reason": "length" if answered.cut else "stop", "metadata": metadata,
+            "finish_reason": "length" if answered.cut else "stop", "metadata": metadata or None,
         }  # fmt: skip
         return {name: value for name, value in row.items() if value is not None}
 
