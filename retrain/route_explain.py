@@ -6,7 +6,7 @@ from typing import Any
 from retrain import router, routing
 from retrain.errors import NothingToDo
 from retrain.params import Params
-from retrain.routes import OUT, STAGE, fetch, files_in, lines_at, serving
+from retrain.routes import NONE, OUT, STAGE, fetch, files_in, lines_at, serving
 from retrain.routing import NAME, Router
 from retrain.rows import row_of
 from retrain.store import Store
@@ -48,6 +48,8 @@ def _at_hand(workspace: Workspace) -> tuple[Router, str, str, str | None]:
         if line:
             return fetch(workspace, line), line.digest, f"serves since {line.at}", head
     files = files_in(workspace.root / router.MODEL)
+    if not files and not workspace.params.router:
+        raise NothingToDo(NONE)
     if not files:
         raise NothingToDo(f"no router serves and there is none in {OUT}: run `retrain route fit`, or `dvc repro {STAGE}` here")
     return routing.unpacked(files, None), routing.digest_of(files), f"{OUT} of this folder, which serves nobody", None

@@ -31,6 +31,7 @@ LEDGER = "ledger/router.jsonl"
 STAGE = f"router@{NAME}"
 OUT = router.MODEL.as_posix()
 MOST_WHY = 500
+NONE = "router is {} in params.yaml: there is none (docs/routing.md says how to begin)"
 FORCED = "forced: "  # how `why` begins then
 RIVALS = 5
 OTHER_FIT = 120.0  # seconds for which a promotion waits for the fit of another one that came first, and may not see it
@@ -178,7 +179,7 @@ def _fit(workspace: Workspace, clone: Clone, say: Say, forced: str | None) -> Fi
 
 def _can_be_fitted(clone: Clone, params: Params) -> None:
     if NAME not in params.router:
-        raise NothingToDo("router is {} in params.yaml: there is no router to fit (docs/routing.md says how to begin)")
+        raise NothingToDo(NONE)
     stages = yaml.safe_load((clone.root / "dvc.yaml").read_text("utf-8"))["stages"]
     if "router" not in stages or not (clone.root / router.NOBODY).parent.exists():
         raise NothingToDo(f"dvc.yaml has no stage `router`, or there is no {router.NOBODY}: docs/routing.md says how to begin")

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from calling import call
 from doors import AT, Stub, other, running, until
 from routers import ADAPTERS, ASKS, push, two
 
@@ -348,3 +349,9 @@ def test_a_worse_router_is_refused_with_the_figures_of_both(made: tuple[Workspac
     assert not worse.accepted and worse.why.startswith("routed right: ") and worse.against == first.digest
     assert worse.served is not None and worse.served["accuracy"] > worse.figures["accuracy"]
     assert routes.serving([first, worse]) == first
+
+
+@pytest.mark.parametrize("words", [("status",), ("fit",), ("explain", "hello")])
+def test_where_params_have_no_router_nobody_is_told_to_fit_one(released: Workspace, words: tuple[str, ...]) -> None:
+    told = call("route", *words, "-w", released.root)
+    assert (told.code, "router is {} in params.yaml" in told.err) == (4, True), told

@@ -64,7 +64,7 @@ def status(workspace: Root = HERE, as_json: Json = False) -> None:
     space = open_workspace(workspace)
     lines = routes.lines_at(space, space.remote_head())
     if not lines:
-        raise NothingToDo("no router was ever fitted here: run `retrain route fit`")
+        raise NothingToDo("no router was ever fitted here: run `retrain route fit`" if space.params.router else routes.NONE)
     serves = routes.serving(lines)
     said = [line.told() for line in (serves, None if serves is lines[-1] else lines[-1]) if line]
     for name, one in (serves.figures["specialists"] if serves else {}).items():
