@@ -125,12 +125,12 @@ def _clear(folder: Path) -> None:
 
 def _arriving_rows(demo: Demo) -> int:
     """Rows of a window such that two of them bring each arriving intent its `per_intent` corrected rows beyond those that
-    judge; an intent that has too few messages brings what it has."""
+    judge and those that copy others; an intent that has too few messages brings what it has."""
     wanted = demo.story.per_intent
     if wanted is None or demo.corrected == 0:
         return ROWS
     params = demo.workspace.params.of(demo.story.adapter)
-    trains = (1 - params.failures.audit_rate) * (1 - params.prepare.repair_share) * demo.corrected
+    trains = (1 - params.failures.audit_rate) * (1 - params.prepare.repair_share) * (1 - demo.story.copies) * demo.corrected
     rows = math.ceil(wanted * len(demo.story.arriving) / (2 * ARRIVING * trains))
     return min(max(rows, ROWS), MOST_ROWS)
 

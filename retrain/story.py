@@ -35,6 +35,7 @@ class Story:
     traffic: list[dict[str, str]]
     test: list[dict[str, str]]
     per_intent: int | None = None  # corrected rows that each arriving intent is to bring
+    copies: float = 0.0  # share of what users ask of arriving intents that nearly copies another row, and so teaches nothing
     left_out: tuple[str, ...] = ()  # what of the data is not used, a sentence each
 
 
@@ -83,7 +84,10 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
             + (", or a smaller --per-intent" if per_intent else "")
         )
     traffic += [row for row in train if row["label"] in later]
-    traffic += [row for row in copies if row["label"] in {*first, *later}]
+    asked_again = [row for row in copies if row["label"] in {*first, *later}]
+    traffic += asked_again
+    arrives = sum(row["label"] in later for row in traffic)
+    twins = sum(row["label"] in later for row in asked_again) / arrives
     told = _not_used({"train.csv": blank, "test.csv": unread}, len(copies), rare)
     files = {
         **files_of(["dvc.yaml"]),
@@ -93,7 +97,8 @@ def from_csv(data: Path, *, initial: int | None, arriving: int | None, per_inten
         f"data/suites/{adapter}/golden.jsonl": _lines(golden, "golden"),
         f"data/suites/{adapter}/audit/{FIRST_AUDIT}.jsonl": _lines(audit, "audit"),
     }
-    return Story(adapter, first, later, files, traffic, [row for row in test if row["label"] in {*first, *later}], each, told)
+    tested = [row for row in test if row["label"] in {*first, *later}]
+    return Story(adapter, first, later, files, traffic, tested, each, twins, told)
 
 
 def _common(train: Sequence[dict[str, str]]) -> tuple[list[str], list[str]]:
