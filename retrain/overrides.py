@@ -9,7 +9,10 @@ import yaml
 from retrain.errors import ParamsError
 
 # mappings whose keys are the user's own: --set may add one (an adapter's sections under `override` too)
-OPEN = {"bases", "adapters", "approved", "logs.columns", "scrub.patterns", "drift.columns", "gates.floor"}
+OPEN = {
+    *("bases", "adapters", "approved", "router", "gates.floor", "scrub.patterns", "drift.columns"),
+    *("logs.columns", "logs.feedback.columns", "quality.judge.extra", "gates.judge.extra", "synthesize.generator.extra"),
+}
 
 
 def apply(data: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """`--set`: any key of params.yaml can be overridden, and where the keys are the user's own a new one can be set."""
 
-import pytest
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
 
-from retrain import params
+import pytest
+from pydantic import BaseModel
+
+from retrain import overrides, params
 from retrain.errors import ParamsError
 
 OTHER = "{source: path, name: /models/b, file: null, revision: null, sha256: null}"
@@ -20,6 +24,22 @@ def test_a_key_of_the_users_own_may_be_new() -> None:
     assert found.scrub.patterns["customer"] == "C-[0-9]+"
     assert (found.logs.columns, found.approved) == ({"prompt": "question"}, {"support": "abc"})
     assert found.drift.columns["prompt_tokens"].threshold == 0.2
+
+
+def mappings(annotation: Any, path: str) -> Iterator[str]:
+    """Places below one of params.yaml where a mapping has keys of the user's own."""
+    if get_origin(annotation) is dict:
+        yield path
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield from mappings(field.annotation, f"{path}.{name}")
+    else:
+        for part in get_args(annotation):
+            yield from mappings(part, path)
+
+
+def test_these_are_all_mappings_that_params_have() -> None:
+    assert {path.removeprefix(".") for path in mappings(params.Params, "")} == overrides.OPEN
 
 
 @pytest.mark.parametrize(
