@@ -3,11 +3,11 @@
 import math
 from functools import partial
 
+from monitoring.judge import ROUNDING
 from retrain import power
 from retrain.params import Params, Trigger
 from retrain.policies import Answer, Bar, Facts, Purpose
 
-ROUNDING = 1e-9  # 0.8 - 0.75 is a little more than 0.05
 LOST = 0.01  # share of rows that a candidate trained from the base loses by the way: 0.5 to 1.4 points were measured
 
 

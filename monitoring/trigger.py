@@ -11,14 +11,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from monitoring.judge import Judged, judged_fall
+from monitoring.judge import ROUNDING, Judged, judged_fall
 from monitoring.planner import judgeable
 from retrain import stats
 from retrain.params import Trigger
 from retrain.policies import Answer, Case, Facts, MaxAge, Purpose
 from retrain.records import Record, from_stamp
 
-ROUNDING = 1e-9  # 0.8 - 0.75 is a little more than 0.05
 UNTOLD = ("not_enough_data", "not_computable", "logging_broken")
 Signal = Literal["accuracy", "satisfaction"]
 WORDS: dict[Signal, str] = {"accuracy": "accuracy on the audit sample", "satisfaction": "satisfaction"}

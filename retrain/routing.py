@@ -133,7 +133,7 @@ def _once(rows: Sequence[Example]) -> list[Example]:
 
 
 def fit(rows: Rows, rules: Rules, *, seed: int) -> Router:
-    """A router of `rows.clean()`; DataError where there are too few rows of any specialist, or for nobody.
+    """A router of `rows.clean()`; DataError where there are too few rows of any specialist, or for nobody, or that measure it.
 
     The threshold is the largest by which no specialist loses more than rules.refused of its calibration rows, which are drawn
     by hash and do not fit.
@@ -144,11 +144,17 @@ def fit(rows: Rows, rules: Rules, *, seed: int) -> Router:
 
     few = {name: len(found) for name, found in rows.human.items() if len(found) < rules.min_rows}
     names = tuple(name for name in rows.human if name not in few)
-    learn, _ = rows.halves(rules.nobody_judges)
+    learn, judge = rows.halves(rules.nobody_judges)
     if not names or len(learn) < rules.min_rows:
         raise DataError(
             f"a router needs router.auto.min_rows ({rules.min_rows}) human rows of a specialist, and as many of "
             f"data/router/nobody.jsonl that fit: there are {few or 'enough'} and {len(learn)}"
+        )
+    unjudged = [name for name in names if not rows.judged.get(name)]
+    if unjudged or not judge:
+        raise DataError(
+            f"nothing would measure the router: {len(judge)} rows of data/router/nobody.jsonl judge (nobody_judges), "
+            f"and specialists without golden and audited rows are: {', '.join(unjudged) or 'none'}"
         )
     held = {name: [row for row in rows.human[name] if unit_hash(row.id, "calibrate") < rules.calibration] for name in names}
     fits = {name: [row for row in rows.human[name] if unit_hash(row.id, "calibrate") >= rules.calibration] for name in names}

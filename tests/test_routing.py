@@ -146,6 +146,14 @@ def test_a_specialist_without_rows_is_left_out_and_without_any_nothing_is_fitted
         routing.fit(replace(ROWS, nobody=[]), RULES, seed=7)
 
 
+def test_a_router_that_nothing_would_measure_is_not_fitted() -> None:
+    with pytest.raises(DataError, match="without golden and audited rows are: orders"):
+        routing.fit(replace(ROWS, judged={"support": ROWS.judged["support"]}), RULES, seed=7)
+    fits, _ = ROWS.halves(RULES.nobody_judges)
+    with pytest.raises(DataError, match="0 rows of data/router/nobody.jsonl judge"):
+        routing.fit(replace(ROWS, nobody=fits), RULES, seed=7)
+
+
 def test_what_judges_never_fits_and_a_specialists_text_is_never_nobodys() -> None:
     def row(text: str, answer: str = "a") -> Example:
         return Example.of(text, answer, source="seed")

@@ -1,7 +1,7 @@
 """`retrain rollout`: a challenger beside the champion: status, look, pause, resume, promote, rollback."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -67,7 +67,9 @@ def rollback(adapter: Name, reason: Reason, workspace: Root = HERE, as_json: Jso
     _tell("rollback", adapter, reason, workspace, as_json)
 
 
-def _tell(verb: str, adapter: str, reason: str, workspace: Path, as_json: bool) -> None:
+def _tell(
+    verb: Literal["pause", "resume", "promote", "rollback"], adapter: str, reason: str, workspace: Path, as_json: bool
+) -> None:
     """What a person says of a rollout, the ledger's line of it, and the pages that show it."""
     from retrain import projections, rollout
 

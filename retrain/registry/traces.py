@@ -5,7 +5,6 @@ in MLflow itself stays as it is.
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from retrain.errors import RetrainError
-from retrain.records import dumps
+from retrain.records import dumps, text_digest
 from retrain.registry import Registry
 from retrain.registry.runs import EXPORTED, called
 
@@ -55,7 +54,7 @@ class Asked:
     @property
     def content(self) -> str:
         """A digest of all but the assessments."""
-        return hashlib.sha256(dumps({**vars(self), "said": None}).encode("utf-8", "replace")).hexdigest()[:32]
+        return text_digest(dumps({**vars(self), "said": None}))[:32]
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _write(registry: Registry, adapter: str, experiment: str, batch: Sequence[As
 
 
 def _id(adapter: str, one: Asked) -> str:
-    return "tr-" + hashlib.sha256(dumps({"": [adapter, one.request]}).encode("utf-8", "replace")).hexdigest()[:32]
+    return "tr-" + text_digest(dumps({"": [adapter, one.request]}))[:32]
 
 
 def _tracing(registry: Registry) -> Any:

@@ -175,7 +175,7 @@ class Door:
         return JSONResponse({"request_id": given.request_id, "status": outcome})
 
     def models(self) -> dict[str, Any]:
-        cards = [self.auto.card() for _ in self.auto.names()]
+        cards = [self.auto.card()] if self.auto.serves else []
         for name, standing in self.versions.standings.items():
             if standing.serves:
                 cards.append(card(name, standing.serves, self.workspace))
@@ -217,13 +217,8 @@ class Door:
             }
             for name, one in standings.items()
         }
-        return 200 if status in ("ok", "degraded") else 503, {
-            "schema": 1,
-            "status": status,
-            "adapters": about,
-            "router": self.auto.health(),
-            "notes": notes,
-        }
+        told = {"schema": 1, "status": status, "adapters": about, "router": self.auto.health(), "notes": notes}
+        return 200 if status in ("ok", "degraded") else 503, told
 
     def next_audit(self, adapter: str, skip: int) -> Response:
         """The next request that a person should label, for the page."""
