@@ -35,9 +35,10 @@ from parts.answering import Ask, Asked, Given  # noqa: E402
 
 from retrain import base, jobs, ledger, story  # noqa: E402
 from retrain import params as params_  # noqa: E402
+from retrain.founding import init  # noqa: E402
 from retrain.records import file_digest, read_json, write_json  # noqa: E402
 from retrain.train import digest as digest_of  # noqa: E402
-from retrain.workspace import Workspace, init  # noqa: E402
+from retrain.workspace import Workspace  # noqa: E402
 
 ADAPTERS = ("support", "orders")
 EVERY = 10.0  # seconds between two swaps

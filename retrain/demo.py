@@ -25,12 +25,13 @@ from retrain.cardtables import lost_rows
 from retrain.dagruns import DagRuns
 from retrain.door import why_not_believed
 from retrain.errors import NothingToDo
+from retrain.founding import init
 from retrain.process import git
 from retrain.records import Example, write_json
 from retrain.story import Story
 from retrain.users import Users
 from retrain.verdict import Verdict
-from retrain.workspace import Clone, Workspace, init
+from retrain.workspace import Clone, Workspace
 
 ROWS = 320  # of a window
 MOST_ROWS = 1600

@@ -10,8 +10,8 @@ from retrain import params as params_
 from retrain.answers import Schema, misfit, schema_of
 from retrain.endpoint import Endpoint
 from retrain.errors import DataError, RetrainError
+from retrain.founding import first_state
 from retrain.records import Example, dumps, read_examples
-from retrain.workspace import first_state
 
 
 def check(root: Path, params: params_.Params, adapter: str) -> None:

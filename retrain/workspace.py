@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from retrain.edits import set_values
 from retrain.errors import BusyError, IntegrityError, ParamsError, StaleError
 from retrain.objects import verify_uploaded
 from retrain.params import Params, load
 from retrain.process import dvc, failure, git, try_git
-from retrain.records import file_digest, write_json, write_text
+from retrain.records import file_digest, write_text
 
 ORIGIN, DVC_STORE = ".retrain/origin.git", ".retrain/dvc"
-# no line for /champion/*/ or /data/failures/*/: DVC would skip the .dvc files beside them without a word
-PRODUCTS = ("recheck/", "synthetic/", "data/", "suites/", "adapter/", "predictions/", "serves.json", "card.md", "model/")
-IGNORED = ("/.retrain/", "/logs/", "/out/base/", *(f"/out/*/{out}" for out in PRODUCTS))
 SILENT = 60.0  # seconds after which a remote that is asked where its branch is counts as not there
 MOVED = re.compile(r"fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value")
 
@@ -112,9 +108,9 @@ class Workspace:
         with FileLock(f"{folder}.lock") as lock:
             try:
                 git(clones, "clone", "--quiet", "--branch", branch, remote, str(folder))
-                _identify(folder)
+                identify(folder)
                 shared = f'[cache]\n    dir = "{self.root}/.dvc/cache"'
-                _configure_dvc(folder, store=store, more=f'    site_cache_dir = "{folder}/.dvc/tmp/site"\n{shared}')
+                configure_dvc(folder, store=store, more=f'    site_cache_dir = "{folder}/.dvc/tmp/site"\n{shared}')
                 yield Clone(folder, branch)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -262,72 +258,7 @@ def _sweep(clones: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def init(
-    directory: Path | str, *, files: Mapping[str, str], remote: str | None = None, dvc_remote: str | None = None
-) -> Workspace:
-    """Make a workspace in a new or empty directory and push its first commit and data.
-
-    files: relative path -> text: params.yaml, dvc.yaml, data/prompts/..., data/seed/<adapter>.jsonl and
-    data/suites/<adapter>/... (seed and suites that are missing start empty). Without addresses a bare repository and a
-    DVC store inside .retrain serve. A directory that holds anything raises ParamsError.
-    """
-    root = Path(directory).absolute()
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ParamsError(f"{root} is not an empty folder: `retrain init` makes a new workspace, give it a new or empty one")
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        return _fill(root, files, remote or ORIGIN, dvc_remote or DVC_STORE)
-    except BaseException:
-        for path in root.iterdir():  # it was empty: all of it is ours
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
-
-
-def _fill(root: Path, files: Mapping[str, str], remote: str, dvc_remote: str) -> Workspace:
-    for name, text in files.items():
-        write_text(root / name, text)
-    set_values(root / "params.yaml", [f"workspace.remote={remote}", f"workspace.dvc_remote={dvc_remote}"])
-    workspace = Workspace.open(root)
-    branch = workspace.params.workspace.branch
-    git(root, "init", "--quiet", "--initial-branch", branch, ".")
-    _identify(root)
-    if remote == ORIGIN:
-        git(root, "init", "--quiet", "--bare", "--initial-branch", branch, ORIGIN)
-    git(root, "remote", "add", "origin", remote)  # relative where it is inside: the folder can be moved
-    dvc(root, "init")
-    write_text(root / ".dvc" / "config", "[core]\n    analytics = false\n    check_update = false\n")
-    _configure_dvc(root, store=f"../{DVC_STORE}" if dvc_remote == DVC_STORE else workspace.dvc_remote, more="")
-    write_text(root / ".gitignore", "".join(f"{line}\n" for line in IGNORED))
-    tracked = [name for adapter in workspace.params.adapters for name in _start(root, adapter)]
-    dvc(root, "add", *tracked)
-    git(root, "add", "--all")  # a new folder, all of it from here: a job never does this
-    git(root, "commit", "--quiet", "--message", "A workspace made by retrain init")
-    dvc(root, "push")
-    git(root, "push", "--quiet", "--set-upstream", "origin", branch)
-    return workspace
-
-
-def _start(root: Path, adapter: str) -> list[str]:
-    """An adapter's tracked inputs, empty where there is nothing yet: a missing one would fail the stage."""
-    folders = [f"champion/{adapter}", f"data/failures/{adapter}", f"data/suites/{adapter}"]
-    for name in folders:
-        (root / name).mkdir(parents=True, exist_ok=True)
-    seed = f"data/seed/{adapter}.jsonl"
-    if not (root / seed).exists():
-        write_text(root / seed, "")
-    path = root / "champion" / f"{adapter}.json"
-    if not path.exists():
-        write_json(path, first_state(adapter))
-    return [*folders, seed]
-
-
-def first_state(adapter: str) -> dict[str, Any]:
-    """champion/<adapter>.json before there is a champion."""
-    first: dict[str, Any] = {"purpose": "first", "version": None, "digest": None, "attempts": [], "audit": None}
-    return {"schema": 1, "adapter": adapter, **first}
-
-
-def _configure_dvc(root: Path, *, store: str, more: str) -> None:
+def configure_dvc(root: Path, *, store: str, more: str) -> None:
     """.dvc/config.local as `dvc remote add --local` writes it, without its second a call; never committed.
 
     A clone keeps DVC's state of files (site cache) inside as well, or each would leave one in /var/tmp.
@@ -350,7 +281,7 @@ def _address(root: Path, address: str) -> str:
     return str(root / Path(address).expanduser())
 
 
-def _identify(root: Path) -> None:
+def identify(root: Path) -> None:
     """Commits need a name; where the machine has none, ours."""
     for key, value in (("user.name", "retrain"), ("user.email", "retrain@localhost")):
         if try_git(root, "config", key).returncode:

@@ -8,11 +8,12 @@ from typing import Any
 
 from retrain import ledger, story
 from retrain.edits import set_values
+from retrain.founding import init
 from retrain.params import Mlflow
 from retrain.process import git
 from retrain.records import stamp, text_digest
 from retrain.registry import Registry
-from retrain.workspace import Workspace, init
+from retrain.workspace import Workspace
 
 ADAPTER = "support"
 FIRST = datetime(2026, 9, 28, tzinfo=UTC)  # a Monday

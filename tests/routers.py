@@ -6,7 +6,8 @@ from doors import promote
 
 from retrain import story
 from retrain.edits import set_values
-from retrain.workspace import Workspace, init
+from retrain.founding import init
+from retrain.workspace import Workspace
 
 ADAPTERS = ("support", "orders")
 ASKS = {

@@ -17,9 +17,10 @@ from typing import Any
 from monitoring import failures
 from retrain import jobs, ledger, release, story
 from retrain.edits import set_values
+from retrain.founding import init
 from retrain.records import Example, dumps, file_digest, parse_time, read_json, write_json, write_jsonl
 from retrain.registry import Registry, load_champion
-from retrain.workspace import Workspace, init
+from retrain.workspace import Workspace
 
 TELLS = {"parcel": "order_status", "refund": "refund_status", "card": "payment_failed", "cancel": "cancel_order"}
 FILLER = ("where", "is", "my", "please", "a", "b", "order", "lost", "answer")

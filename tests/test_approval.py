@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from calling import call
 
-from retrain import approval, jobs, ledger, story, synthesize, workspace
+from retrain import approval, founding, jobs, ledger, story, synthesize
 from retrain.errors import DataError
 from retrain.process import dvc
 from retrain.records import Example
@@ -16,7 +16,7 @@ RECIPE = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return workspace.init(tmp_path_factory.mktemp("approval") / "ws", files=story.shipped().files)
+    return founding.init(tmp_path_factory.mktemp("approval") / "ws", files=story.shipped().files)
 
 
 def synthesized(space: Workspace, recipe: str) -> None:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from retrain import cli, jobs, ledger, story, up, watch
 from retrain import params as params_
 from retrain.errors import DataError
-from retrain.workspace import Workspace, init
+from retrain.founding import init
+from retrain.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("--start", "2026-03-02T00:00:00Z", "--end", "2026-03-03T00:00:00Z")

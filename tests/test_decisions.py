@@ -11,11 +11,11 @@ from monitoring.decisions import fires, replay, side_by_side, story
 from monitoring.trigger import WindowRecord, decide
 from retrain import params as params_
 from retrain.cli import app
+from retrain.founding import init
 from retrain.ledger import Attempt
 from retrain.policies import Cost
 from retrain.registry import Registry
 from retrain.story import params_text
-from retrain.workspace import init
 
 
 def recorded(*kinds: str, rules: params_.Trigger = POLICY) -> list[WindowRecord]:

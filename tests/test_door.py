@@ -8,7 +8,7 @@ import pytest
 from calling import call
 
 from monitoring.windows import of_interval
-from retrain import collecting, quarantine, story, watch, workspace
+from retrain import collecting, founding, quarantine, story, watch
 from retrain.records import parse_time, read_folder, write_jsonl
 from retrain.workspace import Workspace
 
@@ -27,7 +27,7 @@ def row(name: str, i: int, text: str, response: str, **fields: Any) -> dict[str,
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Fifty thanks, fifty right corrections, and fifty of one user who says that an order's status is a change of address."""
-    made = workspace.init(tmp_path_factory.mktemp("door") / "space", files=story.shipped().files)
+    made = founding.init(tmp_path_factory.mktemp("door") / "space", files=story.shipped().files)
     traffic = [json.loads(line) for line in (HOME / "data" / "traffic" / "support.jsonl").read_text("utf-8").splitlines()]
     about = [one["text"] for one in traffic if one["label"] == "order_status"]
     others = [one for one in traffic if one["label"] in ("refund_status", "cancel_order", "damaged_item")]

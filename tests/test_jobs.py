@@ -11,10 +11,11 @@ import pytest
 from retrain import collecting, datachecks, guard, inputs, jobs, ledger, release, simulate, story, watch
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
+from retrain.founding import init
 from retrain.process import git
 from retrain.records import Example, Origin, parse_time, read_examples, stamp, write_jsonl
 from retrain.registry import Registry, load_champion
-from retrain.workspace import Clone, Workspace, init
+from retrain.workspace import Clone, Workspace
 
 END = parse_time("2026-03-02T00:00:00Z")
 

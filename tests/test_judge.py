@@ -22,7 +22,7 @@ from monitoring.failures import drawn
 from monitoring.judge import Judged
 from monitoring.sources import Rows
 from monitoring.windows import Window
-from retrain import endpoint, params, projections, review, stats, story, watch, workspace
+from retrain import endpoint, founding, params, projections, review, stats, story, watch
 from retrain.cli import app
 from retrain.edits import set_values
 from retrain.errors import EndpointError, ParamsError
@@ -345,7 +345,7 @@ def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return workspace.init(tmp_path_factory.mktemp("judge") / "space", files=story.shipped().files)
+    return founding.init(tmp_path_factory.mktemp("judge") / "space", files=story.shipped().files)
 
 
 def logged(space: Workspace, name: str, start: datetime) -> None:

@@ -14,9 +14,10 @@ from small import workspace
 from retrain import jobs, preflight, recheck, story, synthesize, watch
 from retrain import params as params_
 from retrain.errors import DataError, NotEnoughData, ParamsError
+from retrain.founding import init
 from retrain.process import dvc, git, refusal, told
 from retrain.records import Example, dumps, parse_time, read_json
-from retrain.workspace import Workspace, init
+from retrain.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 END = parse_time("2026-03-02T00:00:00Z")

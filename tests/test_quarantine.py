@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from calling import call
 
-from retrain import collecting, ledger, quarantine, story, workspace
+from retrain import collecting, founding, ledger, quarantine, story
 from retrain.errors import DataError, NothingToDo, ParamsError, RejectedError
 from retrain.process import dvc, git
 from retrain.records import Example, Origin, Quarantined, parse_time, read_examples, read_records, write_jsonl
@@ -30,7 +30,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Twenty corrections, one question with two answers, and a correction that says nothing; nobody is drawn."""
     shipped = story.shipped().files
     shipped = {**shipped, "params.yaml": shipped["params.yaml"].replace("audit_rate: 0.3", "audit_rate: 0.0")}
-    made = workspace.init(tmp_path_factory.mktemp("quarantine") / "space", files=shipped)
+    made = founding.init(tmp_path_factory.mktemp("quarantine") / "space", files=shipped)
     rows = [correction(f"r{i}", f"question {i}", "refund_status") for i in range(20)]
     rows += [correction("a", "my gift is lost", "refund_status"), correction("b", "My gift is lost!", "cancel_order")]
     rows += [correction("blank", "question 40", "\u200b")]

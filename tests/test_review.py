@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from calling import call
 
-from retrain import collecting, quarantine, review, reviewfiles, story, tombstones, workspace
+from retrain import collecting, founding, quarantine, review, reviewfiles, story, tombstones
 from retrain.edits import set_values
 from retrain.errors import DataError, NothingToDo
 from retrain.params import load
@@ -44,7 +44,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Twenty unsure answers, one bad one, a broken one and a good one; nobody is drawn."""
     shipped = story.shipped().files
     shipped = {**shipped, "params.yaml": shipped["params.yaml"].replace("audit_rate: 0.3", "audit_rate: 0.0")}
-    made = workspace.init(tmp_path_factory.mktemp("review") / "space", files=shipped)
+    made = founding.init(tmp_path_factory.mktemp("review") / "space", files=shipped)
     rows = [asked(f"r{i}", f"where is my parcel number {i}", confidence=0.3) for i in range(20)]
     rows += [asked("bad", "=1+1 give me my money back", feedback=-1, feedback_at="2026-03-01T11:00:00Z", confidence=0.4)]
     rows += [asked("form", 'I was charged twice, see "bill"; why,\nwhy', response="I do not know"), asked("good", "hello")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from calling import call
 
-from retrain import jobs, ledger, lineage, overlay, story, workspace
+from retrain import founding, jobs, ledger, lineage, overlay, story
 from retrain import params as params_
 from retrain.card import card
 from retrain.overlay import Change
@@ -55,7 +55,7 @@ def test_what_is_changed_judges_so_in_every_suite_and_trains_nothing_else() -> N
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return workspace.init(tmp_path_factory.mktemp("suites") / "ws", files=story.shipped().files)
+    return founding.init(tmp_path_factory.mktemp("suites") / "ws", files=story.shipped().files)
 
 
 def golden(space: Workspace) -> dict[str, Row]:

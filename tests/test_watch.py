@@ -8,7 +8,7 @@ import pytest
 from monitoring import failures
 from monitoring.trigger import WindowRecord
 from monitoring.windows import Window, following
-from retrain import ledger, measure, story, watch, workspace
+from retrain import founding, ledger, measure, story, watch
 from retrain.edits import set_values
 from retrain.process import git
 from retrain.records import stamp, write_jsonl
@@ -34,7 +34,7 @@ def rows(window: Window, n: int, name: str = "r", **fields: Any) -> list[dict[st
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace of the shipped `support` adapter without a champion."""
-    return workspace.init(tmp_path_factory.mktemp("watch") / "space", files=story.shipped().files)
+    return founding.init(tmp_path_factory.mktemp("watch") / "space", files=story.shipped().files)
 
 
 def send(space: Workspace, name: str, sent: list[dict[str, Any]]) -> None:

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from retrain.errors import BusyError, IntegrityError, ParamsError, RetrainError, StaleError
+from retrain.founding import init
 from retrain.params import load
 from retrain.process import dvc, environment, git, run_group, try_git
 from retrain.records import file_digest
-from retrain.workspace import Workspace, init
+from retrain.workspace import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
 TRAIN = "mkdir -p out/support/adapter && cp weights out/support/adapter/w && cp weights out/support/adapter/manifest.json"

@@ -21,14 +21,14 @@ def init(
 
     Example: retrain init ~/fresh --empty tickets --label hardware --label software
     """
-    from retrain import workspace
+    from retrain import founding
 
     if empty is None and (label or override):
         raise ParamsError("--label and --set are for --empty NAME: a shipped adapter comes with its own")
     if empty is not None and adapter:
         raise ParamsError(f"--empty {empty} and --adapter {adapter[0]}: give one of them")
     files = _shipped(adapter or []) if empty is None else _own(empty, label or [], override or [])
-    made = workspace.init(directory, files=files)
+    made = founding.init(directory, files=files)
     first = "edit params.yaml and data/" if empty is None else f"`cd {directory} && retrain import openai FILE...`"
     print(f"workspace: {made.root}\nnext: {first}, then `cd {directory} && retrain repro {empty or 'ADAPTER'}`")
     if made.params.promotion.approval == "airflow":

@@ -16,7 +16,7 @@ from calling import call
 
 from monitoring import failures
 from monitoring.windows import Window
-from retrain import collecting, quarantine, story, workspace
+from retrain import collecting, founding, quarantine, story
 from retrain.edits import set_values
 from retrain.errors import DataError
 from retrain.process import git
@@ -82,7 +82,7 @@ def row(i: int) -> dict[str, Any]:
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     files = [*("params.yaml", "dvc.yaml", "data/seed/orders.jsonl", "data/suites/orders/golden.jsonl")]
     files += ["data/prompts/orders.txt", "data/prompts/orders.schema.json", "data/prompts/support.txt"]
-    made = workspace.init(tmp_path_factory.mktemp("personal") / "ws", files=story.files_of(files))
+    made = founding.init(tmp_path_factory.mktemp("personal") / "ws", files=story.files_of(files))
     set_values(made.root / "params.yaml", ["failures.poisoning.source=metadata.ip", "quality.slices=[response]"])
     git(made.root, "commit", "--quiet", "-am", "settings")
     git(made.root, "push", "--quiet", "origin", "HEAD")
