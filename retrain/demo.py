@@ -78,12 +78,12 @@ def run(folder: Path, story: Story, *, seed: int, corrected: float, say: Say, po
     say(f"workspace: {folder}")
     workspace = init(folder, files=story.files)
     mark(folder)
-    users = Users(workspace, story.adapter, story.traffic, _initial(story), story.arriving, random.Random(seed))
-    demo = Demo(workspace, story, corrected, say, DagRuns(workspace, say), users)
-    with demo.step("1 the first adapter is trained on seed data and must beat the base"):
-        _retrain(demo, START)
-    if _serving(demo):
-        _traffic_steps(demo, poisoned)
+    with Users(workspace, story.adapter, story.traffic, _initial(story), story.arriving, random.Random(seed)) as users:
+        demo = Demo(workspace, story, corrected, say, DagRuns(workspace, say), users)
+        with demo.step("1 the first adapter is trained on seed data and must beat the base"):
+            _retrain(demo, START)
+        if _serving(demo):
+            _traffic_steps(demo, poisoned)
     if story.test:
         with demo.step("scores on test.csv, which nothing else reads"):
             _final_scores(demo)

@@ -1,21 +1,15 @@
-"""Labelled traffic through the actual champion: its answers, and so its failures, are real; the people are not.
+"""Labelled traffic for the actual champion (`users` sends it): its answers, and so its failures, are real; the people are not.
 
-Simulated are only who writes when, who gives feedback or a correction, and the person who labels the audit sample.
+Simulated are only who writes what, who gives feedback or a correction, and the person who labels the audit sample.
 """
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from monitoring.failures import drawn
-from monitoring.windows import Window
 from retrain.errors import DataError
-from retrain.generate import Answer, Model
-from retrain.records import Message, read_jsonl, unit_hash, write_jsonl
+from retrain.records import read_jsonl
 from retrain.scoring import Judge
 
 
@@ -93,67 +87,25 @@ def window(
     return rows
 
 
-def logs(
-    messages: Sequence[dict[str, str]], answers: Sequence[Answer], phase: Phase, *, at: Window, adapter: str, version: str,
-    audit_rate: float, judge: Judge, rng: random.Random,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """LogRecord rows: evenly spread over the window, feedback within the hour; the judge says which answers are right."""
-    step = (at.end - at.start) / (len(messages) + 1)
-    return [
-        _row(i, message, answer, phase, at.start + step * (i + 1), adapter, version, audit_rate, judge, rng)
-        for i, (message, answer) in enumerate(zip(messages, answers, strict=True))
-    ]
+@dataclass(frozen=True)
+class Said:
+    """What a person says of an answer: whether it is good, and the right one."""
+
+    good: bool
+    correction: str | None = None
 
 
-def _row(
-    i: int, message: dict[str, str], answer: Answer, phase: Phase, time: Any, adapter: str, version: str, rate: float,
-    judge: Judge, rng: random.Random,
-) -> dict[str, Any]:  # fmt: skip
-    request = f"{adapter}-{time:%Y%m%dT%H%M%S}-{i}"
-    label = message["label"]
-    truth = message.get("answer", label)
-    right = judge.right(answer.text, truth)
-    row: dict[str, Any] = {
-        "request_id": request,
-        "timestamp": time.isoformat(),
-        "adapter": adapter,
-        "model_version": version,
-        "user_id": f"u{10 * rng.randrange(400) + int(10 * unit_hash(request, 'user')):04d}",
-        "prompt": message["text"],
-        "response": answer.text,
-        "latency_ms": round(rng.lognormvariate(4.6, 0.3), 1),
-        "prompt_tokens": len(message["text"].split()),
-        "completion_tokens": len(re.findall(r"[^\W_]+", answer.text)),
-        "confidence": round(answer.confidence, 5),
-    }
-    if label in phase.poison:
-        row |= {"feedback": -1, "correction": phase.poison[label]}
-    elif not right and rng.random() < phase.corrected:
-        row |= {"feedback": -1, "correction": truth}
-    elif right and rng.random() < phase.thanked:
-        row["feedback"] = 1
-    if drawn(request, rate):
-        row["audit_label"] = truth
-    if row.keys() & {"feedback", "correction", "audit_label"}:
-        row["feedback_at"] = (time + timedelta(seconds=1)).isoformat()
-    return row
+def opinion(message: dict[str, str], answer: str, phase: Phase, *, judge: Judge, rng: random.Random) -> Said | None:
+    """What the user says who got this answer, None where nothing; the judge says which answers are right."""
+    if message["label"] in phase.poison:
+        return Said(False, phase.poison[message["label"]])
+    right = judge.right(answer, truth := message.get("answer", message["label"]))
+    if rng.random() >= (phase.thanked if right else phase.corrected):
+        return None
+    return Said(True) if right else Said(False, truth)
 
 
-def ask(model: Model, messages: Sequence[dict[str, str]], *, batch: int, max_new_tokens: int, tick: Any) -> list[Answer]:
-    """The champion's answers, held to the labels it was trained with, as it serves."""
-    run = model.run or {}
-    return model.answers(
-        [(Message(role="user", content=row["text"]),) for row in messages],
-        template=model.template(run["prompt"], run["max_length"]),
-        labels=run["labels"],
-        max_new_tokens=max_new_tokens,
-        batch=batch,
-        tick=tick,
-    )
-
-
-def write(root: Path, adapter: str, at: Window, rows: Sequence[dict[str, Any]]) -> Path:
-    """The window's log file; written again it is replaced, so that a repeated run counts nothing twice."""
-    path = root / "logs" / adapter / f"{at.start:%Y-%m-%dT%H-%M-%SZ}.jsonl"
-    write_jsonl(path, rows)
-    return path
+def label(message: dict[str, str], answer: str, judge: Judge) -> Said:
+    """What the person says who labels the audit sample, always the truth."""
+    truth = message.get("answer", message["label"])
+    return Said(bool(judge.right(answer, truth)), truth)

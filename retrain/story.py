@@ -211,6 +211,7 @@ def params_text(adapter: str, labels: Sequence[str], floor: dict[str, float] | N
             del data["adapters"][name]
         data["adapters"][adapter] = spec
         data["router"] = {}  # there is nothing to choose among
+        del data["drift"]["columns"]["latency_ms"]  # the door's own: how busy this machine is today is no story
         if floor is not None:
             data["gates"]["floor"] = floor
 

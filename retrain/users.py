@@ -1,22 +1,40 @@
-"""Simulated users in front of the champion that really serves: one window of messages, its answers, its log file."""
+"""Simulated users of `retrain serve`: a window of messages by HTTP, in event time, and what they say of the answers.
+
+The server is a child with the simulation's clock: it follows the ledger, answers, and writes request log and feedback as it
+does for anybody; only who asks, and when, is made up. Messages go one after another: in bf16, what a message shares a batch
+with would tip a few answers from run to run.
+"""
 
 import random
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, Self
 
+from monitoring.failures import drawn
 from monitoring.windows import Window
-from retrain import simulate
+from retrain import clock, jobs, ledger, simulate
 from retrain.answers import schema_of
-from retrain.generate import Model
-from retrain.registry import load_champion
-from retrain.registry.champion import length_at
+from retrain.errors import NothingToDo, RetrainError
+from retrain.process import environment
 from retrain.scoring import Judge
-from retrain.unpacked import base_of
+from retrain.up import WAIT, free_port, service
 from retrain.workspace import Workspace
+
+FOLLOWS = 0.5  # seconds between two looks of the server at the ledger
+USERS = 4000
+SOON = timedelta(seconds=1)  # after the answer, somebody says what it is worth
+TIMEOUT = 120.0  # seconds for one answer
 
 
 class Users:
-    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "answer"?, "style"?})."""
+    """Messages of `initial` and `arriving` labels, dealt from `rows` ({"text", "label", "answer"?, "style"?}).
+
+    A context, at whose end the server ends.
+    """
 
     def __init__(
         self, workspace: Workspace, adapter: str, rows: Sequence[dict[str, str]], initial: Sequence[str],
@@ -25,30 +43,106 @@ class Users:
         self.workspace, self.adapter, self.rng = workspace, adapter, rng
         self.initial, self.arriving = tuple(initial), tuple(arriving)
         self.decks = simulate.Decks(rows, rng)
-        self.model: tuple[int, Model] | None = None
         self.poisoned: set[str] = set()  # requests with a correction that phase.poison made
+        self._ends = ExitStack()
+        self._server: Server | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ends.close()
 
     def send(self, phase: simulate.Phase, window: Window) -> Path:
-        """Ask the champion one window of messages and write the log; returns its path. NothingToDo without a champion."""
+        """Ask the champion one window of messages; the folder of the log. NothingToDo without a champion."""
         from tqdm import tqdm
 
-        champion = load_champion(self.adapter, self.workspace)
-        serving, folder = champion.promotion, champion.folder
-        params = self.workspace.params.of(self.adapter)
-        if self.model is None or self.model[0] != serving.version:
-            base = base_of(self.workspace, serving.commit, folder)
-            self.model = (serving.version, Model(base, device=params.train.device, adapter=folder))
+        serving = ledger.state(jobs.entries(self.workspace, self.adapter)).champion
+        if serving is None:
+            fix = f"run `retrain repro {self.adapter}` and `retrain promote {self.adapter}`"
+            raise NothingToDo(f"{self.adapter} has no champion yet: {fix}")
+        if self._server is None:
+            self._server = self._ends.enter_context(Server(self.workspace, self.adapter))
+        self._server.wait(serving.tag)
+        rate, judge = self.workspace.params.of(self.adapter).failures.audit_rate, judge_of(self.workspace, self.adapter)
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
-        most = length_at(self.workspace, serving)
-        with tqdm(total=len(messages), desc="traffic", unit="row", disable=None) as bar:
-            answers = simulate.ask(self.model[1], messages, batch=params.evaluate.batch, max_new_tokens=most, tick=bar.update)
-        rows = simulate.logs(
-            messages, answers, phase, at=window, adapter=self.adapter, version=serving.tag,
-            audit_rate=params.failures.audit_rate, judge=judge_of(self.workspace, self.adapter), rng=self.rng,
-        )  # fmt: skip
-        told = zip(messages, rows, strict=True)
-        self.poisoned |= {row["request_id"] for message, row in told if message["label"] in phase.poison}
-        return simulate.write(self.workspace.root, self.adapter, window, rows)
+        step = (window.end - window.start) / (len(messages) + 1)
+        for i, message in enumerate(tqdm(messages, desc="traffic", unit="row", disable=None), 1):
+            at, user = window.start + step * i, f"u{self.rng.randrange(USERS):04d}"
+            request, answer = self._server.ask(message["text"], user, at)
+            said = simulate.opinion(message, answer, phase, judge=judge, rng=self.rng)
+            if said is not None:
+                self._server.say(request, said, "user", at + SOON)
+            if drawn(request, rate):
+                self._server.say(request, simulate.label(message, answer, judge), "reviewer", at + SOON)
+            if message["label"] in phase.poison:
+                self.poisoned.add(request)
+        return self._server.log
+
+
+class Server:
+    """`retrain serve` as a child, which ends with the context; `at`: the time that it is then, for the child."""
+
+    def __init__(self, workspace: Workspace, adapter: str) -> None:
+        import requests
+
+        self.adapter, self.folder = adapter, workspace.local / "simulated"
+        self.log = workspace.root / "logs" / adapter
+        self.root, self.port, self.clock = workspace.root, free_port(), self.folder / "clock"
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy stands between here and here
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        clock.tell(self.clock, time.time())
+        here = [f"serve.follow_seconds={FOLLOWS}", "serve.host=127.0.0.1", "serve.keys=null"]
+        command = [sys.executable, "-m", "retrain.cli", "serve", "--workspace", str(self.root), "--port", str(self.port)]
+        command += [word for setting in here for word in ("--set", setting)]
+        env = environment(**{clock.NAME: str(self.clock)})
+        started = service("retrain serve", command, cwd=self.root, env=env, log=self.folder / "serve.log", port=self.port)
+        self._ends.enter_context(started)()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ends.close()
+
+    def wait(self, name: str) -> None:
+        """Until this version serves; RetrainError where it does not come to that."""
+        end, about = time.monotonic() + WAIT, {}
+        while time.monotonic() < end:
+            about = self._call("GET", "/healthz", checked=False)["adapters"].get(self.adapter, {})
+            if about.get("serves") == name:
+                return
+            time.sleep(FOLLOWS / 2)
+        why = f" ({about['why']})" if about.get("why") else ""
+        raise RetrainError(f"retrain serve does not serve {name} after {WAIT:g} s{why}: see {self.folder}/serve.log")
+
+    def ask(self, text: str, user: str, at: datetime) -> tuple[str, str]:
+        """(id of the request, answer)."""
+        clock.tell(self.clock, at.timestamp())
+        body = {"model": self.adapter, "user": user, "messages": [{"role": "user", "content": text}]}
+        told = self._call("POST", "/v1/chat/completions", body)
+        return told["id"], told["choices"][0]["message"]["content"]
+
+    def say(self, request: str, said: simulate.Said, source: str, at: datetime) -> None:
+        clock.tell(self.clock, at.timestamp())
+        told = {"correction": said.correction} if said.correction is not None else {}
+        body = {"request_id": request, "name": "thumbs", "value": said.good, "source": source, **told}
+        self._call("POST", "/v1/feedback", body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, *, checked: bool = True) -> dict[str, Any]:
+        """What it answers; RetrainError where it does not or, checked, where it refuses."""
+        import requests
+
+        try:
+            answer = self.session.request(method, f"http://127.0.0.1:{self.port}{path}", json=body, timeout=TIMEOUT)
+            if checked and not answer.ok:
+                raise RetrainError(f"retrain serve refused {path}: {answer.json()['error']['message']}")
+            return dict(answer.json())
+        except requests.RequestException as error:
+            what = f"retrain serve does not answer ({type(error).__name__})"
+            raise RetrainError(f"{what}: see {self.folder}/serve.log") from error
 
 
 def judge_of(workspace: Workspace, adapter: str) -> Judge:

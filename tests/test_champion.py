@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from small import TELLS, another_version, rows, workspace
 
+from monitoring.windows import of_interval
 from retrain import base, guard, jobs, ledger, release, train
 from retrain.errors import IntegrityError
 from retrain.params import Mlflow
-from retrain.records import Example, file_digest, read_json, read_jsonl, write_jsonl
+from retrain.records import Example, file_digest, read_json, write_jsonl
 from retrain.registry import Registry, load_champion
 from retrain.unpacked import base_of
+from retrain.userids import open_logs
 from retrain.workspace import Workspace
 
 RECIPE = """
@@ -113,9 +115,10 @@ def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(prom
         "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    log = Path(json.loads(done.stdout)["log"])
-    assert log == promoted.root / "logs" / "support" / "2026-03-02T00-00-00Z.jsonl"
-    logged = read_jsonl(log)
+    assert Path(json.loads(done.stdout)["log"]) == promoted.root / "logs" / "support"
+    logs = open_logs(promoted, promoted.params.of("support"), "support")
+    frame = logs.rows(of_interval("2026-03-02T00:00:00Z", "2026-03-03T00:00:00Z")).frame()
+    logged = [row.dropna().to_dict() for _, row in frame.iterrows()]
     told = {row["text"]: row["label"] for row in traffic}
     assert len(logged) == 100
     assert {row["model_version"] for row in logged} == {"support-v1"}

@@ -3,15 +3,12 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 from calling import call
 
-from monitoring.windows import of_interval
 from retrain import simulate
 from retrain.errors import DataError
-from retrain.generate import Answer
 from retrain.records import read_json
 from retrain.scoring import Judge
 
@@ -22,30 +19,27 @@ JUDGE = Judge("generation", read_json(ROOT / "data" / "prompts" / "orders.schema
 TEA = {"items": [{"name": "tea", "quantity": 2}], "date": None, "address": None, "reference": "A1"}
 
 
-def logged(answer: str, audit_rate: float = 0.0) -> dict[str, Any]:
-    """The log row of one message whose right answer is TEA."""
-    message = {"text": "2 tea, ref A1", "answer": json.dumps(TEA), "label": "new"}
-    (row,) = simulate.logs(
-        [message], [Answer(answer, 0.9)], simulate.Phase(1, thanked=1.0), at=of_interval(TIMES[1], TIMES[3]), adapter="orders",
-        version="orders-v1", audit_rate=audit_rate, judge=JUDGE, rng=random.Random(0),
-    )  # fmt: skip
-    return row
+MESSAGE = {"text": "2 tea, ref A1", "answer": json.dumps(TEA), "label": "new"}
+WRONG = [json.dumps({**TEA, "reference": "A2"}), json.dumps(TEA)[:-1], "two teas"]
+
+
+def said(answer: str) -> simulate.Said | None:
+    """Of an answer to a message whose right answer is TEA."""
+    return simulate.opinion(MESSAGE, answer, simulate.Phase(1, thanked=1.0), judge=JUDGE, rng=random.Random(0))
 
 
 def test_an_answer_that_says_the_same_in_another_order_is_thanked() -> None:
-    row = logged(json.dumps(dict(reversed(TEA.items())), indent=1))
-    assert row["feedback"] == 1
-    assert "correction" not in row
+    assert said(json.dumps(dict(reversed(TEA.items())), indent=1)) == simulate.Said(True)
 
 
-@pytest.mark.parametrize("answer", [json.dumps({**TEA, "reference": "A2"}), json.dumps(TEA)[:-1], "two teas"])
+@pytest.mark.parametrize("answer", WRONG)
 def test_a_wrong_field_half_an_answer_and_prose_are_corrected(answer: str) -> None:
-    row = logged(answer)
-    assert (row["feedback"], row["correction"]) == (-1, json.dumps(TEA))
+    assert said(answer) == simulate.Said(False, MESSAGE["answer"])
 
 
-def test_a_drawn_row_is_labelled_with_the_right_answer() -> None:
-    assert logged("two teas", audit_rate=1.0)["audit_label"] == json.dumps(TEA)
+@pytest.mark.parametrize("answer", [*WRONG, json.dumps(TEA)])
+def test_who_labels_the_audit_says_the_right_answer(answer: str) -> None:
+    assert simulate.label(MESSAGE, answer, JUDGE) == simulate.Said(answer == json.dumps(TEA), MESSAGE["answer"])
 
 
 def test_the_shipped_orders_are_traffic_of_two_kinds() -> None:

@@ -113,7 +113,7 @@ def simulate(
     workspace: Root = HERE,
     as_json: Json = False,
 ) -> None:
-    """Send labelled traffic through the champion and write its log.
+    """Send labelled traffic to a `retrain serve` of its own, in event time, which writes its log.
 
     Example: retrain simulate support --start 2026-03-02T00:00:00Z --end 2026-03-03T00:00:00Z --traffic traffic.jsonl
     """
@@ -136,7 +136,8 @@ def simulate(
         raise ParamsError(f"--poison {wrong[0]!r} must be TRUE=WRONG")
     poisons = dict(pair.split("=", 1) for pair in poison or [])
     phase = simulate_.Phase(rows, arriving_share=arriving_share, corrected=corrected, poison=poisons)
-    log = Users(space, adapter, messages, known, new, random.Random(seed)).send(phase, window)
+    with Users(space, adapter, messages, known, new, random.Random(seed)) as users:
+        log = users.send(phase, window)
     data = {"schema": 1, "adapter": adapter, "start": window.start.isoformat(), "end": window.end.isoformat()}
     out({**data, "rows": rows, "log": log}, as_json, [f"wrote {log}"])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from monitoring.failures import drawn
-from retrain import ledger
+from retrain import clock, ledger
 from retrain.errors import BusyError, RequestRefused
 from retrain.records import unit_hash
 from retrain.serving.logs import Call, Logs
@@ -78,7 +78,7 @@ class Arms:
         wanted = tried.line.weight == 0 or drawn(call.id, self.rates[call.version.adapter])
         if other is None or not wanted or call.asked.store is False:
             return
-        copy = replace(call, version=other, arm="shadow", began=time.time())
+        copy = replace(call, version=other, arm="shadow", began=clock.now(), started=time.perf_counter())
         if len(self._copies) >= COPIES or self.backend.busy()[1]:
             self.logs.copied(copy, "dropped")
             return

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from retrain import clock
 from retrain.errors import BusyError, RequestRefused
 from retrain.routing import NAME
 from retrain.serving import keys, protocol
@@ -80,7 +81,7 @@ class Door:
             row = self.logs.answered(call, answered)
             if row is not None:
                 self.feedback.saw(row)
-            self.metrics.answered(adapter, time.time() - call.began, answered.prompt_tokens, answered.completion_tokens)
+            self.metrics.answered(adapter, call.seconds, answered.prompt_tokens, answered.completion_tokens)
             return answered
         finally:
             if outcome != "answered":
@@ -108,9 +109,10 @@ class Door:
 
     async def chat(self, request: Request) -> Response:
         asked = protocol.parse(await self.body(request))
-        began, routed = time.time(), self.route(asked)
+        began, started = clock.now(), time.perf_counter()
+        routed = self.route(asked)
         chosen = self.arms.choose(routed.adapter if routed else asked.model, asked, name := protocol.request_id())
-        call = Call(name, began, asked, chosen.version, chosen.arm, chosen.step, routed)
+        call = Call(name, began, asked, chosen.version, chosen.arm, chosen.step, routed, started)
         version = call.version
         request.state.id = call.id
         if asked.stream:

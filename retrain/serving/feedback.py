@@ -8,7 +8,6 @@ empty text, which takes it back where the log is read (`monitoring.sources.table
 
 import hashlib
 import threading
-import time
 from collections import defaultdict, deque
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring.failures import drawn
+from retrain import clock
 from retrain.errors import RequestRefused
 from retrain.records import dumps
 from retrain.sections import SERVED
@@ -74,7 +74,7 @@ class Feedback:
         self._said: dict[tuple[str, str, str], Said] = {}  # oldest first
         self._times: dict[str, deque[float]] = defaultdict(deque)
         self._audits: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.rates}
-        self._read(time.time() - self.settings.days * DAY)
+        self._read(clock.now() - self.settings.days * DAY)
 
     def _read(self, since: float) -> None:
         for name, table in self.tables.items():
@@ -108,7 +108,7 @@ class Feedback:
                 param="request_id",
             )
         at = time_of_id(given.request_id)
-        if at is None or time.time() - at > self.settings.days * DAY:
+        if at is None or clock.now() - at > self.settings.days * DAY:
             raise RequestRefused(
                 f"the request is older than serve.feedback.days ({self.settings.days:g})", code="too_late", param="request_id"
             )
@@ -118,7 +118,7 @@ class Feedback:
             )
         told = self._row(given, row)
         with self._one:
-            self._forget(time.time() - self.settings.days * DAY)
+            self._forget(clock.now() - self.settings.days * DAY)
             before = self._said.get(_key(told))
             if before and before.digest == _said(told).digest:
                 return "known"
@@ -136,16 +136,16 @@ class Feedback:
 
     def _under_cap(self, user: str | None) -> None:
         times = self._times[user] if user else deque[float]()
-        while times and times[0] < time.time() - DAY:
+        while times and times[0] < clock.now() - DAY:
             times.popleft()
         if len(times) >= self.settings.per_user:
             raise RequestRefused(
                 f"this user gave feedback {len(times)} times in 24 hours, serve.feedback.per_user is {self.settings.per_user}",
-                status=429, code="too_much_feedback", retry_after=int(times[0] + DAY - time.time()) + 1,
+                status=429, code="too_much_feedback", retry_after=int(times[0] + DAY - clock.now()) + 1,
             )  # fmt: skip
 
     def _row(self, given: Given, row: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds")
         told: dict[str, Any] = {**given.model_dump(exclude_none=True), "feedback_at": now, "user_id": row.get("user_id")}
         told |= {name: row[name] for name in ANSWERED if name in row}
         correction, thumb = told.pop("correction", None), given.thumb()

@@ -8,10 +8,11 @@ the log is the operator's; whatever reads it keeps the keyed hash alone (`retrai
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from retrain import clock
 from retrain.serving.auto import Routed
 from retrain.serving.journal import Journal, Table
 from retrain.serving.protocol import Asked, time_of_id
@@ -33,6 +34,12 @@ class Call:
     arm: str
     step: str | None = None  # of the rollout that chose the version
     routed: Routed | None = None  # where the client left the specialist to the router
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been on its way, whatever the clock says."""
+        return time.perf_counter() - self.started
 
     def head(self) -> dict[str, Any]:
         """What is known of it without its content."""
@@ -40,7 +47,7 @@ class Call:
         step = {"rollout": self.step} if self.step else {}
         return {
             "request_id": self.id, "timestamp": at, "adapter": self.version.adapter, "model_version": self.version.name,
-            "digest": self.version.digest, "arm": self.arm, "latency_ms": round((time.time() - self.began) * 1000, 1), **step,
+            "digest": self.version.digest, "arm": self.arm, "latency_ms": round(self.seconds * 1000, 1), **step,
         }  # fmt: skip
 
     def row(self, answered: Any) -> dict[str, Any]:
@@ -92,7 +99,7 @@ class Logs:
 
     def refused(self, adapter: str, step: str, why: str) -> None:
         """A challenger that cannot be loaded, or is not trusted any more: the next look reads it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds")
         self.journal.add(self.shadow[adapter], {"timestamp": now, "rollout": step, "outcome": "refused", "why": why})
 
     def _add(self, table: Table, row: dict[str, Any]) -> None:

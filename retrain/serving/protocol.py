@@ -4,15 +4,15 @@ Pure. Answers are greedy, or held to labels, as the gate judged them: whatever w
 """
 
 import json
-import time
 import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from retrain import clock
 from retrain.errors import RequestRefused
-from retrain.records import Message
+from retrain.records import Message, text_digest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -143,8 +143,13 @@ def validated(kind: type[Model], data: Any) -> Model:
 
 
 def request_id() -> str:
-    """chatcmpl-, the millisecond in 12 hex digits (so that its log file is found by it), and 80 random bits."""
-    return f"chatcmpl-{int(time.time() * 1000):012x}{uuid.uuid4().hex[:20]}"
+    """chatcmpl-, the millisecond in 12 hex digits (so that its log file is found by it), and 80 random bits.
+
+    In a simulation these come of the time too: repeated, it draws the same audit sample.
+    """
+    at = clock.now()
+    bits = text_digest(clock.FORM.format(at)) if clock.told() else uuid.uuid4().hex
+    return f"chatcmpl-{int(at * 1000):012x}{bits[:20]}"
 
 
 def time_of_id(request: str) -> float | None:
