@@ -259,16 +259,23 @@ def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4) if values else 0.0
 
 
+ALONE = 2.0  # margins that one specialist may lose: it has fewer rows than all
 WORDS = {"accuracy": "routed right", "quality": "routed and answered right", "recall": "out of scope and refused"}
 
 
 def worse(new: Figures, old: Figures, margin: float) -> list[str]:
-    """In what the new router is worse than the old one by more than the margin, both measured on the same rows."""
+    """In what the new router is worse than the old one by more than the margin, both measured on the same rows; and for which
+    specialist by more than ALONE times as much, which the mean over many would not show."""
     found = []
     for name, words in WORDS.items():
         ours, theirs = getattr(new, name), getattr(old, name)
         if ours is not None and theirs is not None and ours < theirs - margin - 1e-9:
             found.append(f"{words}: {ours:.1%}, {theirs:.1%} before, router.auto.margin allows {margin:.1%} less")
+    for name in sorted(new.specialists.keys() & old.specialists.keys()):
+        ours, theirs = (one.specialists[name]["accuracy"] for one in (new, old))
+        if ours < theirs - ALONE * margin - 1e-9:
+            told = f"{ALONE:g} times router.auto.margin allows {ALONE * margin:.1%} less for one specialist"
+            found.append(f"rows of {name} routed right: {ours:.1%}, {theirs:.1%} before, {told}")
     return found
 
 

@@ -203,6 +203,16 @@ def test_a_router_is_worse_where_any_figure_lost_more_than_the_margin(new: routi
     assert [line.partition(":")[0] for line in found] == words
 
 
+@pytest.mark.parametrize(("orders", "words"), [(0.861, []), (0.859, ["rows of orders routed right"])])
+def test_one_specialist_may_not_lose_what_the_mean_over_all_hides(orders: float, words: list[str]) -> None:
+    def of(accuracy: float) -> routing.Figures:
+        told = {"a": 0.9, "b": 0.9, "c": 0.9, "orders": accuracy}
+        return replace(figures(0.90, None, 0.70), specialists={name: {"accuracy": share} for name, share in told.items()})
+
+    found = routing.worse(of(orders), of(0.90), 0.02)
+    assert [line.partition(":")[0] for line in found] == words
+
+
 def test_the_rules_are_bounded() -> None:
     for key, value in (("refused", 0), ("calibration", 1), ("nobody_judges", 1), ("min_rows", 0), ("margin", 1)):
         with pytest.raises(ValueError, match=key):
