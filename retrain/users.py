@@ -24,7 +24,7 @@ from retrain.scoring import Judge
 from retrain.up import WAIT, free_port, service
 from retrain.workspace import Workspace
 
-FOLLOWS = 0.5  # seconds between two looks of the server at the ledger
+LOOKS = 0.25  # seconds between two looks at what the server serves
 USERS = 4000
 SOON = timedelta(seconds=1)  # after the answer, somebody says what it is worth
 TIMEOUT = 120.0  # seconds for one answer
@@ -96,9 +96,8 @@ class Server:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         clock.tell(self.clock, time.time())
-        here = [f"serve.follow_seconds={FOLLOWS}", "serve.host=127.0.0.1", "serve.keys=null"]
         command = [sys.executable, "-m", "retrain.cli", "serve", "--workspace", str(self.root), "--port", str(self.port)]
-        command += [word for setting in here for word in ("--set", setting)]
+        command += ["--set", "serve.host=127.0.0.1", "--set", "serve.keys=null"]
         env = environment(**{clock.NAME: str(self.clock)})
         started = service("retrain serve", command, cwd=self.root, env=env, log=self.folder / "serve.log", port=self.port)
         self._ends.enter_context(started)()
@@ -114,7 +113,7 @@ class Server:
             about = self._call("GET", "/healthz", checked=False)["adapters"].get(self.adapter, {})
             if about.get("serves") == name:
                 return
-            time.sleep(FOLLOWS / 2)
+            time.sleep(LOOKS)
         why = f" ({about['why']})" if about.get("why") else ""
         raise RetrainError(f"retrain serve does not serve {name} after {WAIT:g} s{why}: see {self.folder}/serve.log")
 
