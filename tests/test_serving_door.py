@@ -342,10 +342,10 @@ def test_trial_40_unknown_twice_300_times_and_a_day_late(
         assert int(answers[-1].headers["retry-after"]) > 80_000
         assert rate(again, request, value=False).json()["status"] == "known"  # after a restart, too
         now = time.time
-        monkeypatch.setattr("retrain.serving.feedback.time.time", lambda: now() + 86_400)
+        monkeypatch.setattr("retrain.clock.time.time", lambda: now() + 86_400)
         door.logs._recent.clear()  # found in the file
         assert rate(again, a_request(again, False)).json()["status"] == "recorded"
-        monkeypatch.setattr("retrain.serving.feedback.time.time", lambda: now() + 31 * 86_400)
+        monkeypatch.setattr("retrain.clock.time.time", lambda: now() + 31 * 86_400)
         assert rate(again, request, value=True).json()["error"]["code"] == "too_late"
 
 
