@@ -210,12 +210,11 @@ class _Fetched:
 def _fetched(rows: "Rows", columns: tuple[str, ...] = NEEDED, source: str | None = None) -> _Fetched:
     reasons = [name for name in rows.expr.columns if name.startswith(WHY)]
     found = rows.fetch([*columns, *reasons], source)
-    kept = found.frame.astype(object)
     unsearched = [
         Quarantined(request_id=row.request_id, kind="personal_data", reason=row.reason, where=row.where)
         for row in found.unsearched
     ]
-    return _Fetched([dict(row) for row in kept.where(kept.notna(), None).to_dict("records")], unsearched)
+    return _Fetched(found.records(), unsearched)
 
 
 def _records(rows: "Rows", columns: tuple[str, ...] = NEEDED) -> list[dict[str, Any]]:

@@ -129,8 +129,8 @@ def paraphrases(
 ) -> Paraphrases:  # fmt: skip
     """Collected rows (`rows`) as near to a golden row with the same answer as `cosine`; believed where at most the share `most`
     of independent rows is as near. The seed itself is what is believed, and is never called a paraphrase."""
-    share = float(np.mean(_near(seed, golden, like, cosine))) if seed else 0.0
-    found = _near(rows, golden, like, cosine)
+    near = _near([*seed, *rows], golden, like, cosine)
+    share, found = float(np.mean(near[: len(seed)])) if seed else 0.0, near[len(seed) :]
     ids = frozenset(row.id for row, told in zip(rows, found, strict=True) if told)
     return Paraphrases(ids, cosine, share, share <= most and bool(seed))
 

@@ -1,9 +1,11 @@
 """Formats of keys, tokens and passwords that Presidio does not know, as providers and secret scanners describe them.
 
 `FORMATS`: (gate, pattern). The gate is for `re` and is in every text that the pattern finds something in; the pattern is for
-`regex`, whose assertions behind may vary in length. Of `password=...` and the like only the value is found.
+`regex`, whose assertions behind may vary in length. Of `password=...` and the like only the value is found. A gate that knows
+no case is made of WORDS alone: all of those are one look, in the text in lower case, which takes a tenth of their time.
 """
 
+import functools
 import re
 
 _LEFT, _RIGHT = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
@@ -77,11 +79,20 @@ FORMATS: tuple[tuple[str, str], ...] = (
     ),
 )
 
-ANY_FORMAT = "|".join(dict.fromkeys(gate for gate, _ in FORMATS))
+WORDS = ("pass", "pw", "secret", "key", "token", "authorization", "cookie", "credential", "bearer")
+_WORD, _WORD_AS_UNICODE = re.compile("|".join(WORDS)), re.compile(rf"(?i:{'|'.join(WORDS)})")
+CASED = "|".join(dict.fromkeys(gate for gate, _ in FORMATS if not gate.startswith("(?i:")))
+# what every text that CASED finds something in has, besides a word of WORDS
+SIGN = re.compile(r"[_=:-]|[KSB]IA|ACCA|xox|AIza|eyJ|EAAA|ATATT|\.slack|SG\.|hv[sbr]\.|ya29|dapi|SK")
+
+
+def worded(text: str) -> bool:
+    """Whether a word of WORDS is in the text, in whatever case."""
+    return bool(_WORD.search(text.lower()) if text.isascii() else _WORD_AS_UNICODE.search(text))
+
 
 # Names of fields in JSON, as their last words without what is between them, and what in such a field is a secret: text or a
-# number, and all that stands below it. `cookie` is a header's: "chocolate chip" is none.
-FIELD_GATE = r"(?i:pass|pwd?|secret|key|token|authorization|cookie|credential)"
+# number, and all that stands below it; each has a word of WORDS. `cookie` is a header's: "chocolate chip" is none.
 _ANY, _TOKEN, _LONG, _HEADER, _ONE = (
     re.compile(pattern)
     for pattern in (r"(?s).+", r"\S*[^\s\d]\S*|\d{8,}", r"(?=\D*\d)\S{16,}", r"[^\s=;]+=.+", r"(?=\D*\d)\S{6,}")
@@ -96,6 +107,7 @@ _ENDS = ("password", "passwd", "passphrase", "apikey", "accesskey", "secretkey",
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
+@functools.lru_cache(1024)
 def secret_in(field: str) -> re.Pattern[str] | None:
     """What a value in a field of this name matches where it is a secret: `api_key`, `X-Api-Key`, `accessToken`, ..."""
     words = [word.lower() for word in _PARTS.findall(field)]

@@ -10,7 +10,8 @@ from typing import Any
 
 from retrain.errors import ParamsError
 
-DIALLED = r"[+\uFF0B]|\d(?:[\Wx\u30FC]{0,4}\d){3}"  # no number is shorter than four digits
+PLUS = r"[+\uFF0B]"  # any text with one may hold a number,
+DIALLED = r"\d(?:[\Wx\u30FC]{0,4}\d){3}"  # or one with four digits: no number is shorter
 _CHAIN = re.compile(r"\d+(?:[\Wx\u30FC]{1,4}\d+)*")  # what may stand between digits, and more
 _GROUP = re.compile(r"\d+")
 ABROAD = 8  # digits of the shortest number of another country, behind its code and what is dialled before that

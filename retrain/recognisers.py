@@ -13,12 +13,15 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from retrain.errors import ParamsError, RetrainError
-from retrain.keyformats import ANY_FORMAT, FIELD_GATE, FORMATS
-from retrain.phones import DIALLED, Region, dialled
+from retrain.gates import Gate, Gates
+from retrain.keyformats import FORMATS
+from retrain.phones import ABROAD, DIALLED, PLUS, Region, dialled
 from retrain.scrub_rules import NAMED, PATTERNS, Scrub
 from retrain.spellings import ordinary, plain
 
 MIN = 0.4  # a phone number always scores this; below are patterns that any nine digits match
+ANY = Gate("", "")  # who knows
+PHONE = Gate(PLUS, ""), Gate(DIALLED)
 HEAVY = ("torch", "transformers", "stanza")  # 20 s and 440 MB in place of 3 s and 110 MB, and none of them is used
 
 
@@ -36,7 +39,7 @@ class Span(NamedTuple):
 
 class Recogniser(NamedTuple):
     kind: str
-    gate: re.Pattern[str]
+    gate: Gates | re.Pattern[str]
     find: Callable[[str], list[Any]]  # results of Presidio
 
 
@@ -45,7 +48,7 @@ class Finder:
 
     def __init__(self, rules: Scrub) -> None:
         self.rules = rules
-        self.gate = re.compile("|".join(_gates(rules)) if rules.kinds or rules.patterns else r"(?!)")
+        self.gate = Gates(_gates(rules), secrets="secret" in rules.kinds)
 
     @functools.cached_property
     def recognisers(self) -> tuple[Recogniser, ...]:
@@ -106,11 +109,10 @@ class _Loud:
 # --- what they are made of
 
 
-def _gates(rules: Scrub) -> Iterator[str]:
-    yield from dict.fromkeys(PATTERNS[kind].gate for kind in rules.kinds if kind in PATTERNS)
-    yield from [DIALLED] if "phone" in rules.kinds else []
-    yield from [ANY_FORMAT, FIELD_GATE] if "secret" in rules.kinds else []
-    yield from [""] if rules.patterns or rules.model else []  # who knows
+def _gates(rules: Scrub) -> Iterator[Gate]:
+    yield from (PATTERNS[kind].gate for kind in rules.kinds if kind in PATTERNS)
+    yield from PHONE if "phone" in rules.kinds else ()
+    yield from [ANY] if rules.patterns or rules.model else []
 
 
 def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
@@ -118,15 +120,15 @@ def _recognisers(rules: Scrub) -> Iterator[Recogniser]:
     known = presidio.predefined_recognizers
     for kind in rules.kinds:
         if kind in PATTERNS:
-            gate, own = PATTERNS[kind].gate, PATTERNS[kind].own
+            gate, own = PATTERNS[kind].gate.pattern, PATTERNS[kind].own
             yield _recogniser(kind, gate, getattr(known, PATTERNS[kind].recogniser)(), respelt=PATTERNS[kind].plain)
             if own:
                 yield _recogniser(kind, gate, _own(presidio, kind, own))
         elif kind == "phone":
-            yield Recogniser(kind, re.compile(DIALLED), _Phones(known.PhoneRecognizer, rules.regions))
+            yield Recogniser(kind, re.compile("|".join(gate.pattern for gate in PHONE)), _Phones(known.PhoneRecognizer, rules.regions))
         elif kind == "secret":
             formats = [_recogniser(kind, gate, _own(presidio, kind, pattern)) for gate, pattern in FORMATS]
-            yield Recogniser(kind, re.compile(ANY_FORMAT), functools.partial(_any_of, formats))
+            yield Recogniser(kind, Gates([], secrets=True), functools.partial(_any_of, formats))
     for kind, pattern in rules.patterns.items():
         yield _recogniser(kind, "", _own(presidio, kind, pattern))
     if rules.model is not None:
@@ -155,8 +157,11 @@ class _Phones:
 
     def __init__(self, recogniser: Any, regions: tuple[str, ...]) -> None:
         self.regions = [(Region.of(region), recogniser(supported_regions=(region,))) for region in regions]
+        self.shortest = min((0 if region.rewrites else region.shortest for region, _ in self.regions), default=ABROAD)
 
     def __call__(self, text: str) -> list[Any]:
+        if len(text) < self.shortest and not re.search(PLUS, text):
+            return []
         digits = dialled(text)
         asked = [recogniser for region, recogniser in self.regions if region.could_hold(digits)]
         return [one for recogniser in asked for one in recogniser.analyze(text, ["PHONE_NUMBER"], None)]

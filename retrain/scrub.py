@@ -18,6 +18,7 @@ from retrain.records import Example
 from retrain.scrub_rules import PLACEHOLDER, Scrub
 
 DEEPEST = 8  # JSON in a string in JSON ...
+REMEMBERED = 10_000  # texts whose spans are kept for when they come again: labels, templates, keys of JSON
 SPREAD = 5  # characters of a value that is looked for in the row's other texts too; shorter ones may mean something else there
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|[][{},]')
 _KEY = re.compile(r"\s*:")
@@ -45,7 +46,7 @@ class Scrubber:
 
     def __call__(self, rows: Iterable[Mapping[str, Any]]) -> list[Scrubbed]:
         """Values that are no text stay as they are. Placeholders are numbered in the order of a row's fields."""
-        seen: dict[str, list[Span]] = {}  # texts come again: labels, templates
+        seen: dict[str, Sequence[Span]] = {}
         return [self._row(row, seen) for row in rows]
 
     def kinds(self, text: str) -> list[str]:
@@ -65,7 +66,7 @@ class Scrubber:
         messages = [{"role": m.role, "content": one.row[str(n)]} for n, m in enumerate(row.messages)]
         return Example.model_validate({**row.model_dump(exclude={"id"}), "messages": messages}), one.found
 
-    def _row(self, row: Mapping[str, Any], seen: dict[str, list[Span]]) -> Scrubbed:
+    def _row(self, row: Mapping[str, Any], seen: dict[str, Sequence[Span]]) -> Scrubbed:
         texts = {name: value for name, value in row.items() if isinstance(value, str)}
         asked = [text for text in texts.values() if self._may_hold(text)]
         if not asked:
@@ -91,14 +92,17 @@ class Scrubber:
 
     def _may_hold(self, text: str) -> bool:
         """Behind a backslash JSON may hide what the gate looks for."""
-        return bool(self.finder.gate.search(text)) or ("\\" in text and _begins_json(text))
+        return self.finder.gate.search(text) or ("\\" in text and _begins_json(text))
 
-    def _spans(self, text: str, secret: bool, seen: dict[str, list[Span]]) -> list[Span]:
+    def _spans(self, text: str, secret: bool, seen: dict[str, Sequence[Span]]) -> Sequence[Span]:
         if secret and "secret" in self.rules.kinds and text.strip() and not PLACEHOLDER.fullmatch(text):
             return [Span(0, len(text), "secret")]
-        if text not in seen:
-            seen[text] = self.finder(text) if self.finder.gate.search(text) else []
-        return seen[text]
+        found = seen.get(text)
+        if found is None:
+            if len(seen) == REMEMBERED:
+                seen.clear()
+            found = seen[text] = self.finder(text) if self.finder.gate.search(text) else ()
+        return found
 
 
 class _Names:
@@ -153,17 +157,19 @@ def mapped(text: str, change: Change, depth: int = 0) -> str:
         return change(text, False)
     pieces, at, fields = [], 0, _Fields()
     for token in _TOKEN.finditer(text):
-        if token[0] in "[]{},":
-            fields.passed(token[0])
+        written = token[0]
+        if written in "[]{},":
+            fields.passed(written)
             continue
-        old = json.loads(token[0]) if token[0][0] == '"' else token[0]
-        is_key = token[0][0] == '"' and _KEY.match(text, token.end()) is not None
+        is_text = written[0] == '"'
+        old = written if not is_text else json.loads(written) if "\\" in written else written[1:-1]
+        is_key = is_text and _KEY.match(text, token.end()) is not None
         secret = False if is_key else fields.hold(old)
         new = change(old, True) if secret else mapped(old, change, depth + 1)
         if is_key:
             fields.key = old
         if new != old:
-            as_ascii = token[0].isascii() or "\\u" in token[0]
+            as_ascii = written.isascii() or "\\u" in written
             pieces += [text[at : token.start()], json.dumps(new, ensure_ascii=as_ascii)]
             at = token.end()
     return "".join([*pieces, text[at:]])

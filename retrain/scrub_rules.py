@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from retrain.gates import Gate
 from retrain.spellings import EMAIL
 
 PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]*)_(\d{1,6})>")
@@ -13,38 +14,37 @@ PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]*)_(\d{1,6})>")
 
 @dataclass(frozen=True)
 class Pattern:
-    """One of Presidio's recognisers of patterns: its class, and a regular expression that every text it finds something in
-    matches, so that no other text has to be shown to it. `plain`: it is asked of `spellings.plain` too; `own`: a pattern of
-    ours beside it."""
+    """One of Presidio's recognisers of patterns: its class, and the gate of the texts that it finds something in, so that no
+    other text has to be shown to it. `plain`: it is asked of `spellings.plain` too; `own`: a pattern of ours beside it."""
 
     recogniser: str
-    gate: str
+    gate: Gate
     plain: bool = False
     own: str | None = None
 
 
 # Classes of presidio_analyzer.predefined_recognizers. A gate has no assertion about what stands around it.
 PATTERNS = {
-    "email": Pattern("EmailRecognizer", r"@|\uff20|%40", own=EMAIL),
-    "credit_card": Pattern("CreditCardRecognizer", r"\d(?:[-\s.]?\d){12}", plain=True),
-    "iban": Pattern("IbanRecognizer", r"[^\W\d]{2}\d{2}[\s-]?\w{4}", plain=True),
-    "crypto": Pattern("CryptoRecognizer", r"[13]\w{25}"),
-    "ip": Pattern("IpRecognizer", r"\d\.\d{1,3}\.\d{1,3}\.\d|::|(?:[0-9A-Fa-f]{1,4}:){6}"),
-    "mac": Pattern("MacAddressRecognizer", r"(?:[0-9A-Fa-f]{2}[:-]){5}|\.[0-9A-Fa-f]{4}\."),
-    "us_ssn": Pattern("UsSsnRecognizer", r"\d{3}[- .]\d{2}[- .]\d{4}"),
-    "us_itin": Pattern("UsItinRecognizer", r"9\d{2}[- ]\d{2}[- ]\d{4}"),
-    "uk_nino": Pattern("UkNinoRecognizer", r"\d{2} ?\d{2} ?\d{2} ?[A-Da-d]"),
-    "uk_nhs": Pattern("NhsRecognizer", r"\d{3}[- ]?\d{3}[- ]?\d{4}"),
-    "ca_sin": Pattern("CaSinRecognizer", r"\d{3}[- ]?\d{3}[- ]?\d{3}"),
-    "de_tax_id": Pattern("DeTaxIdRecognizer", r"\d{11}"),
-    "de_social_security": Pattern("DeSocialSecurityRecognizer", r"\d{8}\w\d{3}"),
-    "es_nif": Pattern("EsNifRecognizer", r"\d{7}-?\w"),
-    "es_nie": Pattern("EsNieRecognizer", r"\d{7}-?\w"),
-    "it_fiscal_code": Pattern("ItFiscalCodeRecognizer", r"\w{16}"),
-    "pl_pesel": Pattern("PlPeselRecognizer", r"\d{11}"),
-    "fi_personal_identity_code": Pattern("FiPersonalIdentityCodeRecognizer", r"\d{6}[-+\w]\d{3}"),
-    "in_pan": Pattern("InPanRecognizer", r"\w{5}\d{4}\w"),
-    "in_aadhaar": Pattern("InAadhaarRecognizer", r"\d{4}[- :]?\d{4}[- :]?\d{4}"),
+    "email": Pattern("EmailRecognizer", Gate(r"@|\uff20|%40", ""), own=EMAIL),
+    "credit_card": Pattern("CreditCardRecognizer", Gate(r"\d(?:[-\s.]?\d){12}"), plain=True),
+    "iban": Pattern("IbanRecognizer", Gate(r"[^\W\d]{2}\d{2}[\s-]?\w{4}"), plain=True),
+    "crypto": Pattern("CryptoRecognizer", Gate(r"[13]\w{25}")),
+    "ip": Pattern("IpRecognizer", Gate(r"\d\.\d{1,3}\.\d{1,3}\.\d|::|(?:[0-9A-Fa-f]{1,4}:){6}", "[.:]")),
+    "mac": Pattern("MacAddressRecognizer", Gate(r"(?:[0-9A-Fa-f]{2}[:-]){5}|\.[0-9A-Fa-f]{4}\.", "[.:-]")),
+    "us_ssn": Pattern("UsSsnRecognizer", Gate(r"\d{3}[- .]\d{2}[- .]\d{4}")),
+    "us_itin": Pattern("UsItinRecognizer", Gate(r"9\d{2}[- ]\d{2}[- ]\d{4}")),
+    "uk_nino": Pattern("UkNinoRecognizer", Gate(r"\d{2} ?\d{2} ?\d{2} ?[A-Da-d]")),
+    "uk_nhs": Pattern("NhsRecognizer", Gate(r"\d{3}[- ]?\d{3}[- ]?\d{4}")),
+    "ca_sin": Pattern("CaSinRecognizer", Gate(r"\d{3}[- ]?\d{3}[- ]?\d{3}")),
+    "de_tax_id": Pattern("DeTaxIdRecognizer", Gate(r"\d{11}")),
+    "de_social_security": Pattern("DeSocialSecurityRecognizer", Gate(r"\d{8}\w\d{3}")),
+    "es_nif": Pattern("EsNifRecognizer", Gate(r"\d{7}-?\w")),
+    "es_nie": Pattern("EsNieRecognizer", Gate(r"\d{7}-?\w")),
+    "it_fiscal_code": Pattern("ItFiscalCodeRecognizer", Gate(r"\b\w{16}", "")),
+    "pl_pesel": Pattern("PlPeselRecognizer", Gate(r"\d{11}")),
+    "fi_personal_identity_code": Pattern("FiPersonalIdentityCodeRecognizer", Gate(r"\d{6}[-+\w]\d{3}")),
+    "in_pan": Pattern("InPanRecognizer", Gate(r"\w{5}\d{4}\w")),
+    "in_aadhaar": Pattern("InAadhaarRecognizer", Gate(r"\d{4}[- :]?\d{4}[- :]?\d{4}")),
 }
 OTHERS = ("phone", "secret")
 NAMED = {"person": "PERSON", "location": "LOCATION", "organization": "ORGANIZATION"}  # what only a model finds
