@@ -12,8 +12,8 @@ go through what `retrain collect` and the stage `prepare` call:
   paraphrases   ... and paraphrases                                               retrain.contamination.paraphrases
 Beside them, on a sample of the same rows: plain Presidio (the same recognisers, each asked about every text), and every pair
 compared with every other. `presidio_missed` are findings of Presidio's that the scrubber has not, `copies_missed` pairs. Each
-arm is a process of its own. `cpu_seconds` is what the first one used of one core, imports with it: on a machine that does other
-work it says more than `seconds`.
+arm is a process of its own. `cpu_seconds` is what the first one and its children used of one core, imports with it; `cpu_us`
+what each step used a row, in microseconds. On a machine that does other work they say more than `seconds`.
 """
 
 import argparse
@@ -130,11 +130,13 @@ def collect(folder: Path, rows: int) -> dict[str, Any]:
     like = contamination.Likeness.of(rules.near, params.adapter(ADAPTER))
     suite = [Example.of(text, label, source="golden") for text, label in suite_rows()]
     seconds: dict[str, float] = {}
+    cpu: dict[str, float] = {}
 
     def timed(name: str, step: Step) -> Any:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), cpu_seconds()
         made = step()
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+        cpu[name] = cpu.get(name, 0.0) + cpu_seconds() - used
         return made
 
     scrubber = Scrubber(params.scrub)
@@ -150,6 +152,7 @@ def collect(folder: Path, rows: int) -> dict[str, Any]:
 
     made = timed("select", select)
     seconds["select"] -= seconds["scrub"]
+    cpu["select"] -= cpu["scrub"]
     taken = [*made.examples, *made.held]
     kept, _ = timed("deduplicate", lambda: contamination.folded(taken, like))
     leaks = timed("check", lambda: contamination.leaks(kept, suite, suite, like))
@@ -157,11 +160,11 @@ def collect(folder: Path, rows: int) -> dict[str, Any]:
         "paraphrases",
         lambda: contamination.paraphrases(kept, suite[:400], suite, like, cosine=rules.paraphrase, most=rules.independent),
     )
-    whole, used = sum(seconds.values()), resource.getrusage(resource.RUSAGE_SELF)
+    whole = sum(seconds.values())
     return {
         "rows": rows, "seconds": round(whole, 1), "rows_per_s": round(rows / whole),
         "steps": {name: round(rows / took) for name, took in seconds.items()}, "peak_mb": peak_mb(),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "cpu_us": {name: round(used / rows * 1e6) for name, used in cpu.items()}, "cpu_seconds": round(cpu_seconds(), 1),
         "found": {"collected": len(taken), "folded": len(taken) - len(kept), "leaks": sum(map(bool, leaks)),
                   "paraphrases": len(told.ids)},
     }  # fmt: skip
@@ -236,6 +239,12 @@ def sampled(folder: Path, rows: int, most: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line, _ in zip(lines, range(min(rows, most)), strict=False)]
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def peak_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -268,7 +277,10 @@ def table(found: dict[str, Any]) -> str:
         f"{found['rows']:,} rows in {found['seconds']} s: {found['rows_per_s']:,} rows/s, "
         f"{found['cpu_seconds']} s of one core, peak {found['peak_mb']:,} MB"
     ]
-    lines += [f"  {name:12} {speed:>9,} rows/s" for name, speed in found["steps"].items()]
+    lines += [
+        f"  {name:12} {speed:>9,} rows/s, {found['cpu_us'][name]:>4,} us of one core a row"
+        for name, speed in found["steps"].items()
+    ]
     lines += ["  " + ", ".join(f"{name} {n:,}" for name, n in found["found"].items())]
     missed = f"{found['presidio_missed']} of {found['presidio_findings']} findings missed"
     lines += [f"plain Presidio {found['presidio_rows_per_s']:,} rows/s, {missed}"]

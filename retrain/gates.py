@@ -1,7 +1,7 @@
-"""Which texts are shown to a recogniser: those that its gate lets through, a regular expression that takes a microsecond or ten.
+"""Which texts are shown to a recogniser: those that its gate, a regular expression, lets through.
 
-Before it stands a sign, a cheaper look for what every match of the gate has. What passes is what the gates alone would let
-through: a sign only says where they need not be asked, and tests hold each against texts made from its gate.
+A gate takes up to 20 us a text. Before it stands a sign, a cheaper look for what every match of the gate has: it changes
+nothing in what passes, it only says where the gate need not be asked, and tests hold each against texts made from its gate.
 """
 
 import re
@@ -15,8 +15,8 @@ Look = Callable[[str], object]
 
 
 class Gate(NamedTuple):
-    """`pattern` is in every text that a recogniser finds something in, `sign` in every text that has the pattern; sign "": it is
-    asked of every text."""
+    """`pattern` is in every text that a recogniser finds something in, `sign` in every text that has the pattern; "": the gate
+    is asked of every text."""
 
     pattern: str
     sign: str = DIGIT
@@ -35,7 +35,7 @@ class Gates:
             self.looks.append((re.compile(sign).search if sign else found, found))
 
     def search(self, text: str) -> bool:
-        for sign, gate in self.looks:
+        for sign, gate in self.looks:  # noqa: SIM110 (any() takes twice as long, and this is asked of every text)
             if sign(text) and gate(text):
                 return True
         return False

@@ -99,6 +99,14 @@ def test_each_row_counts_for_itself_and_says_how_much_was_found() -> None:
     assert [dict(row.found) for row in rows] == [{"email": 2}, {"email": 1}]
 
 
+def test_what_is_remembered_of_texts_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"a": f"{i}@x.org", "b": '{"to": "ann@x.org", "n": 5}', "c": "ann@x.org"} for i in range(6)]
+    often = SCRUBBER(rows)
+    monkeypatch.setattr("retrain.scrub.REMEMBERED", 2)
+    assert SCRUBBER(rows) == often
+    assert often[3].row == {"a": "<EMAIL_1>", "b": '{"to": "<EMAIL_2>", "n": 5}', "c": "<EMAIL_2>"}
+
+
 def test_without_kinds_nothing_is_replaced() -> None:
     off = Scrubber(RULES.model_copy(update={"kinds": ()}))
     assert off([{"a": "ann@example.com"}])[0].row == {"a": "ann@example.com"}
