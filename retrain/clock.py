@@ -1,30 +1,34 @@
-"""What time it is where users are answered: the system's, or a simulation's, which tells it through a file.
+"""What time it is where users are answered: the system's, or in a simulation what each request says.
 
-`retrain serve` asks here. Whoever simulates traffic of other days names the file in the environment of that child.
+`retrain serve` asks here. Whoever simulates the traffic of other days sets NAME in the environment of that child, and sends
+HEADER, seconds since 1970, with each request.
 """
 
 import os
 import time
-from pathlib import Path
+from contextvars import ContextVar
 
-NAME = "RETRAIN_CLOCK"
-FORM = "{:020.6f}"  # always as many bytes, so that one write replaces the time before
+NAME = "RETRAIN_SIMULATED"
+HEADER = "x-retrain-clock"
+_request: ContextVar[float | None] = ContextVar("clock", default=None)
 
 
-def told() -> bool:
-    """Whether this is a simulation's time."""
+def simulated() -> bool:
+    """Whether requests say what time it is."""
     return NAME in os.environ
+
+
+def tell(seconds: float) -> None:
+    """For the rest of this request it is so late."""
+    _request.set(seconds)
+
+
+def told() -> float | None:
+    """What this request said."""
+    return _request.get()
 
 
 def now() -> float:
     """Seconds since 1970."""
-    return float(Path(os.environ[NAME]).read_bytes()) if told() else time.time()
-
-
-def tell(path: Path, seconds: float) -> None:
-    """From now on it is so late for those who read the file."""
-    file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    try:
-        os.pwrite(file, FORM.format(seconds).encode(), 0)
-    finally:
-        os.close(file)
+    at = told()
+    return time.time() if at is None else at

@@ -1,14 +1,15 @@
 """Simulated users of `retrain serve`: a window of messages by HTTP, in event time, and what they say of the answers.
 
-The server is a child with the simulation's clock: it follows the ledger, answers, and writes request log and feedback as it
-does for anybody; only who asks, and when, is made up. Messages go one after another: in bf16, what a message shares a batch
-with would tip a few answers from run to run.
+The server is a child to which each request says what time it is: it follows the ledger, answers, and writes request log and
+feedback as it does for anybody; only who asks, and when, is made up. In bf16 what a message shares a batch with may tip its
+answer, so two runs need not be the same to the row.
 """
 
 import random
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ LOOKS = 0.25  # seconds between two looks at what the server serves
 USERS = 4000
 SOON = timedelta(seconds=1)  # after the answer, somebody says what it is worth
 TIMEOUT = 120.0  # seconds for one answer
+AT_ONCE = 8  # messages
 
 
 class Users:
@@ -67,9 +69,12 @@ class Users:
         rate, judge = self.workspace.params.of(self.adapter).failures.audit_rate, judge_of(self.workspace, self.adapter)
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
         step = (window.end - window.start) / (len(messages) + 1)
-        for i, message in enumerate(tqdm(messages, desc="traffic", unit="row", disable=None), 1):
-            at, user = window.start + step * i, f"u{self.rng.randrange(USERS):04d}"
-            request, answer = self._server.ask(message["text"], user, at)
+        times = [window.start + step * i for i in range(1, len(messages) + 1)]
+        people = [f"u{self.rng.randrange(USERS):04d}" for _ in messages]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            asked = pool.map(self._server.ask, [message["text"] for message in messages], people, times)
+            answers = list(tqdm(asked, total=len(messages), desc="traffic", unit="row", disable=None))
+        for message, (request, answer), at in zip(messages, answers, times, strict=True):
             said = simulate.opinion(message, answer, phase, judge=judge, rng=self.rng)
             if said is not None:
                 self._server.say(request, said, "user", at + SOON)
@@ -81,24 +86,22 @@ class Users:
 
 
 class Server:
-    """`retrain serve` as a child, which ends with the context; `at`: the time that it is then, for the child."""
+    """`retrain serve` as a child, which ends with the context; `at`: what time it is then, for the child."""
 
     def __init__(self, workspace: Workspace, adapter: str) -> None:
-        import requests
+        import httpx
 
         self.adapter, self.folder = adapter, workspace.local / "simulated"
         self.log = workspace.root / "logs" / adapter
-        self.root, self.port, self.clock = workspace.root, free_port(), self.folder / "clock"
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy stands between here and here
+        self.root, self.port = workspace.root, free_port()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=TIMEOUT, trust_env=False)
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        clock.tell(self.clock, time.time())
+        self._ends.enter_context(self.client)
         command = [sys.executable, "-m", "retrain.cli", "serve", "--workspace", str(self.root), "--port", str(self.port)]
         command += ["--set", "serve.host=127.0.0.1", "--set", "serve.keys=null"]
-        env = environment(**{clock.NAME: str(self.clock)})
+        env = environment(**{clock.NAME: "1"})
         started = service("retrain serve", command, cwd=self.root, env=env, log=self.folder / "serve.log", port=self.port)
         self._ends.enter_context(started)()
         return self
@@ -110,7 +113,7 @@ class Server:
         """Until this version serves; RetrainError where it does not come to that."""
         end, about = time.monotonic() + WAIT, {}
         while time.monotonic() < end:
-            about = self._call("GET", "/healthz", checked=False)["adapters"].get(self.adapter, {})
+            about = self._call("GET", "/healthz")["adapters"].get(self.adapter, {})
             if about.get("serves") == name:
                 return
             time.sleep(LOOKS)
@@ -119,29 +122,28 @@ class Server:
 
     def ask(self, text: str, user: str, at: datetime) -> tuple[str, str]:
         """(id of the request, answer)."""
-        clock.tell(self.clock, at.timestamp())
         body = {"model": self.adapter, "user": user, "messages": [{"role": "user", "content": text}]}
-        told = self._call("POST", "/v1/chat/completions", body)
+        told = self._call("POST", "/v1/chat/completions", body, at)
         return told["id"], told["choices"][0]["message"]["content"]
 
     def say(self, request: str, said: simulate.Said, source: str, at: datetime) -> None:
-        clock.tell(self.clock, at.timestamp())
         told = {"correction": said.correction} if said.correction is not None else {}
         body = {"request_id": request, "name": "thumbs", "value": said.good, "source": source, **told}
-        self._call("POST", "/v1/feedback", body)
+        self._call("POST", "/v1/feedback", body, at)
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, *, checked: bool = True) -> dict[str, Any]:
-        """What it answers; RetrainError where it does not or, checked, where it refuses."""
-        import requests
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, at: datetime | None = None) -> dict[str, Any]:
+        """What it answers; RetrainError where it does not, or refuses what was asked."""
+        import httpx
 
+        headers = {clock.HEADER: repr(at.timestamp())} if at else {}
         try:
-            answer = self.session.request(method, f"http://127.0.0.1:{self.port}{path}", json=body, timeout=TIMEOUT)
-            if checked and not answer.ok:
-                raise RetrainError(f"retrain serve refused {path}: {answer.json()['error']['message']}")
-            return dict(answer.json())
-        except requests.RequestException as error:
+            answer = self.client.request(method, path, json=body, headers=headers)
+        except httpx.HTTPError as error:
             what = f"retrain serve does not answer ({type(error).__name__})"
             raise RetrainError(f"{what}: see {self.folder}/serve.log") from error
+        if body and answer.is_error:
+            raise RetrainError(f"retrain serve refused {path}: {answer.json()['error']['message']}")
+        return dict(answer.json())
 
 
 def judge_of(workspace: Workspace, adapter: str) -> Judge:

@@ -147,9 +147,9 @@ def request_id() -> str:
 
     In a simulation these come of the time too: repeated, it draws the same audit sample.
     """
-    at = clock.now()
-    bits = text_digest(clock.FORM.format(at)) if clock.told() else uuid.uuid4().hex
-    return f"chatcmpl-{int(at * 1000):012x}{bits[:20]}"
+    told = clock.told()
+    bits = uuid.uuid4().hex if told is None else text_digest(repr(told))
+    return f"chatcmpl-{int(clock.now() * 1000):012x}{bits[:20]}"
 
 
 def time_of_id(request: str) -> float | None:

@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from retrain import clock
 from retrain.errors import RequestRefused
 from retrain.routing import NAME
 from retrain.serving import protocol
@@ -20,10 +21,16 @@ HEADERS = {
 }
 
 
+async def _at(request: Request) -> None:
+    """It is as late as the request says."""
+    if clock.HEADER in request.headers:
+        clock.tell(float(request.headers[clock.HEADER]))
+
+
 def application(door: Door) -> FastAPI:
     """The routes; every error, whatever it is, has OpenAI's form and no traceback."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    guarded = [Depends(door.allowed)]
+    guarded = [Depends(door.allowed), *([Depends(_at)] if clock.simulated() else [])]
 
     async def refused(request: Request, error: Exception) -> Response:
         status, said = told(error)
