@@ -6,7 +6,7 @@
                at whose end `guard_champion` promotes)
 
 A rejection is a value, the gate's and a person's: `promote` says why, and a person's is a line of the ledger. All that is
-read at parse time are the adapters' names and `promotion`.
+read at parse time are the adapters' names, `promotion` and the pool.
 """
 
 import os
@@ -36,6 +36,9 @@ def build(adapter):
     """The retraining DAG of one adapter; its runs are serial."""
     rules = {**PARAMS["promotion"], **PARAMS["adapters"][adapter].get("override", {}).get("promotion", {})}
 
+    launch = PARAMS.get("launch")
+    pool = {"pool": launch["pool"], "pool_slots": launch["slots"]} if launch else {}
+
     @dag(
         dag_id=f"retrain_{adapter.replace('-', '_')}",
         schedule=Asset(f"fired-{adapter}", f"retrain://fired/{adapter}"),
@@ -61,7 +64,7 @@ def build(adapter):
             print(collecting.collect_what_there_is(workspace, adapter, end))
             return stamp(end)
 
-        @task
+        @task(**pool)
         def retrain(end):
             from retrain import watch
             from retrain.records import from_stamp

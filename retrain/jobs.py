@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrain import datachecks, edits, inputs, ledger, meter, preflight, publish
+from retrain import datachecks, edits, inputs, launch, ledger, meter, preflight, publish
 from retrain import params as params_
 from retrain.card import one_line
 from retrain.errors import NothingToDo, ParamsError
@@ -114,9 +114,9 @@ def retrain(
             with publish.published(registry, run_id, clone.root / ".retrain" / "train" / f"{adapter}.jsonl", say):
                 clone.dvc("repro", f"prepare@{adapter}", on_line=say)
                 docs = datachecks.check(workspace, clone.root, params_.load(clone.root).of(adapter), adapter, asked.at)
-                clone.dvc("repro", f"gate@{adapter}", on_line=say)
+                _reproduce(workspace, clone, adapter, say)
             made = [_record(clone, asked, paths)]
-            clone.publish(lambda c: made.append(_again(c, asked)), tries=TRIES)
+            clone.publish(lambda c: made.append(_again(workspace, c, asked, say)), tries=TRIES)
         except BaseException as error:
             publish.finish(registry, run_id, "FAILED", {"why": str(error)[:500]}, {}, [], say)
             raise
@@ -126,6 +126,12 @@ def retrain(
         else:
             publish.finish(registry, run_id, "KILLED", {"why": "another job recorded this attempt first"}, {}, [], say)
         return made[-1]
+
+
+def _reproduce(workspace: Workspace, clone: Clone, adapter: str, say: Say) -> None:
+    """All stages up to the gate; the training where params say (`launch`)."""
+    elsewhere = launch.environment(workspace, params_.load(clone.root), adapter)
+    clone.dvc("repro", f"gate@{adapter}", on_line=say, env=elsewhere)
 
 
 def _known(clone: Clone, asked: inputs.Asked) -> Attempted | None:
@@ -184,13 +190,13 @@ def predictions(workspace: Workspace, adapter: str, commit: str) -> list[dict[st
         return read_jsonl(clone.root / "out" / adapter / "predictions" / "predictions.jsonl")
 
 
-def _again(clone: Clone, asked: inputs.Asked) -> Attempted:
+def _again(workspace: Workspace, clone: Clone, asked: inputs.Asked, say: Say) -> Attempted:
     """The branch moved: own inputs back, reproduce (the run cache makes it seconds), commit."""
     known = _known(clone, asked)
     if known:
         return known
     paths = inputs.put(clone, asked)
-    clone.dvc("repro", f"gate@{asked.adapter}")
+    _reproduce(workspace, clone, asked.adapter, say)
     return _record(clone, asked, paths)
 
 

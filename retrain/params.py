@@ -17,7 +17,7 @@ from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
 from retrain.scrub_rules import Scrub
-from retrain.sections import Drift, Judge, Logs, Positive, Promotion, Router, Section, Serve, Share, Synthesize, Window
+from retrain.sections import Drift, Judge, Launch, Logs, Positive, Promotion, Router, Section, Serve, Share, Synthesize, Window
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
@@ -194,6 +194,7 @@ class Params(Section):
     approved: dict[Name, str]
     prepare: Prepare
     train: Train
+    launch: Launch | None = None  # a workspace from before it was there trains where its jobs run
     evaluate: Evaluate
     gates: Gates
     promotion: Promotion

@@ -5,13 +5,14 @@ Every refusal is a ParamsError or a DataError, so that `retrain repro` exits 2 i
 
 from pathlib import Path
 
-from retrain import base, leftovers, overlay, preference, prompts
+from retrain import base, launch, leftovers, overlay, preference, prompts
 from retrain import params as params_
 from retrain.answers import Schema, misfit, schema_of
 from retrain.endpoint import Endpoint
 from retrain.errors import DataError, RetrainError
 from retrain.founding import first_state
 from retrain.records import Example, dumps, read_examples
+from retrain.sections import Launch
 
 
 def check(root: Path, params: params_.Params, adapter: str) -> None:
@@ -20,7 +21,8 @@ def check(root: Path, params: params_.Params, adapter: str) -> None:
     spec = params.adapter(adapter)
     try:
         if params.train.device == "cuda":  # else torch need not be loaded
-            base.choose_device("cuda")
+            _has_gpu(params.launch)
+        launch.check(params.launch)
         base.check(params.bases[spec.base])
         if params.gates.judge:
             Endpoint(params.gates.judge, where=preference.WHERE)  # its key is here
@@ -32,6 +34,19 @@ def check(root: Path, params: params_.Params, adapter: str) -> None:
         _judges(path, overlay.golden(golden, overlay.read(path.parent)), adapter, spec, schema)
     except RetrainError as error:  # a clone is gone by the time that a person reads this
         raise type(error)(str(error).replace(f"{root.absolute()}/", "")) from error
+
+
+def _has_gpu(elsewhere: Launch | None) -> None:
+    """An evaluation asks for the device that params name, wherever its adapter was trained."""
+    try:
+        base.choose_device("cuda")
+    except params_.ParamsError as error:
+        if elsewhere is None or elsewhere.command is None:
+            raise
+        raise params_.ParamsError(
+            "train.device is 'cuda', and what is trained elsewhere is evaluated here, where no CUDA device is visible: set "
+            "train.device to auto, and launch.device to cuda"
+        ) from error
 
 
 def files(root: Path, params: params_.Params, adapter: str) -> None:

@@ -214,8 +214,10 @@ def _end_tree(pid: int) -> None:
                 process.kill()
 
 
-def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> str:
-    """Output of `dvc ...` in root, each line also to on_line as it comes.
+def dvc(
+    root: Path, *args: str, on_line: Callable[[str], None] | None = None, env: Mapping[str, str] | None = None
+) -> str:  # fmt: skip
+    """Output of `dvc ...` in root, each line also to on_line as it comes; env: more variables for it and its stages.
 
     A failure is the error that a stage told, where one did, else a RetrainError with DVC's last lines.
     """
@@ -226,7 +228,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         if on_line:
             on_line(line)
 
-    code = run_group([sys.executable, "-m", "dvc", *args], cwd=root, env=environment(), on_line=keep)
+    code = run_group([sys.executable, "-m", "dvc", *args], cwd=root, env=environment(**(env or {})), on_line=keep)
     if code:
         raise refusal(lines) or failure(["dvc", *args], root, code, lines)
     return "\n".join(lines)

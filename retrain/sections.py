@@ -1,6 +1,7 @@
 """Sections of params.yaml: the log and its drift, models behind an address, synthesis, promotion; `params` has the others."""
 
 import re
+import shlex
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,16 @@ from pydantic import (
 )
 
 from retrain.overrides import nearest
+
+
+def _words(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"{command!r} is no command line ({error}): close its quotes") from error
+    if not words:
+        raise ValueError("is empty: write null where trainings run on this machine")
+    return command
 
 
 def _known_zone(name: str) -> str:
@@ -310,6 +321,18 @@ class Serve(Section):
     rotate_mb: Annotated[float, Field(gt=0)]
     vllm: Vllm | None
     feedback: ServeFeedback
+
+
+class Launch(Section):
+    """Where trainings run: `command` starts a Python with this package there; `device` is what it must find.
+
+    The task of a retraining takes so many slots of that pool of Airflow's.
+    """
+
+    command: Annotated[str, AfterValidator(_words)] | None
+    device: Literal["auto", "cuda"]
+    pool: Annotated[str, StringConstraints(min_length=1)]
+    slots: Positive
 
 
 class Router(Section):

@@ -7,12 +7,13 @@ retraining starts from the base; one that was cut off goes on where it was. The 
 import os
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, contamination, fit, fused, packing, process, prompts, steps
+from retrain import base, contamination, fit, fused, launch, packing, process, prompts, steps
 from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
@@ -210,11 +211,16 @@ def _sort_lists(path: Path) -> None:
 
 def main(adapter: str) -> None:
     params = params_.load().of(adapter)
-    rows = read_examples(Path("out") / adapter / "data" / "train.jsonl")
     target = Path("out") / adapter / "adapter"
     log = Path(".retrain") / "train" / f"{adapter}.jsonl"  # git-ignored and declared by no stage: it holds times
-    bases, home = Path("out/base") / params.adapter(adapter).base, process.cache("checkpoints")
-    train(rows, adapter, params, bases, target, log, home=home, ending=process.ends_itself())
+    order = launch.ordered()
+    if order:
+        process.die_with_parent(signal.SIGTERM)  # the command is ended, and the ref taken away, by us and not by the kernel
+        launch.train(order, adapter, params, target, log)
+    else:
+        rows = read_examples(Path("out") / adapter / "data" / "train.jsonl")
+        bases, home = Path("out/base") / params.adapter(adapter).base, process.cache("checkpoints")
+        train(rows, adapter, params, bases, target, log, home=home, ending=process.ends_itself())
     run = read_json(target / "run.json")
     left_out = f" ({run['too_long']} longer than train.max_length left out)" if run["too_long"] else ""
     learned = f"{run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}"

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,21 +100,13 @@ class Workspace:
 
         It shares root's DVC cache, so that data of this machine is there without a download.
         """
-        remote, store, branch = self.remote, self.dvc_remote, self.params.workspace.branch
-        clones = self.local / "clones"
-        clones.mkdir(parents=True, exist_ok=True)
-        _sweep(clones)
-        folder = clones / f"{job}-{os.getpid()}-{secrets.token_hex(3)}"
-        with FileLock(f"{folder}.lock") as lock:
-            try:
-                git(clones, "clone", "--quiet", "--branch", branch, remote, str(folder))
-                identify(folder)
-                shared = f'[cache]\n    dir = "{self.root}/.dvc/cache"'
-                configure_dvc(folder, store=store, more=f'    site_cache_dir = "{folder}/.dvc/tmp/site"\n{shared}')
-                yield Clone(folder, branch)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
+        remote, branch = self.remote, self.params.workspace.branch
+
+        def fetch(folder: Path) -> None:
+            git(folder.parent, "clone", "--quiet", "--branch", branch, remote, str(folder))
+
+        with ephemeral(self.local, job, fetch, store=self.dvc_remote, cache=self.root / ".dvc" / "cache") as folder:
+            yield Clone(folder, branch)
 
     def remote_head(self) -> str:
         """The commit that the remote's branch is at, its objects brought into root's repository.
@@ -159,10 +151,12 @@ class Clone:
     def git(self, *args: str) -> str:
         return git(self.root, *args)
 
-    def dvc(self, *args: str, on_line: Callable[[str], None] | None = None) -> str:
+    def dvc(
+        self, *args: str, on_line: Callable[[str], None] | None = None, env: Mapping[str, str] | None = None
+    ) -> str:  # fmt: skip
         """Run `dvc ...` here, alone in this clone (several at once lose locks); returns its output."""
         with FileLock(self.root / ".dvc" / "tmp" / "retrain.lock"):
-            return dvc(self.root, *args, on_line=on_line)
+            return dvc(self.root, *args, on_line=on_line, env=env)
 
     def pull(self, paths: Iterable[str]) -> None:
         """Bring tracked data here, from the shared cache or the DVC remote."""
@@ -248,6 +242,27 @@ class Clone:
         if out is None:
             raise IntegrityError(f"dvc.lock of commit {commit[:12]} has no {path} in {stage}: not a commit of a retraining")
         return dict(out)
+
+
+@contextlib.contextmanager
+def ephemeral(
+    home: Path, job: str, fetch: Callable[[Path], None], *, store: str, cache: Path
+) -> Iterator[Path]:  # fmt: skip
+    """A repository in home/clones, which `fetch` makes, with this DVC remote and cache; what dead owners left goes first."""
+    clones = home / "clones"
+    clones.mkdir(parents=True, exist_ok=True)
+    _sweep(clones)
+    folder = clones / f"{job}-{os.getpid()}-{secrets.token_hex(3)}"
+    with FileLock(f"{folder}.lock") as lock:
+        try:
+            fetch(folder)
+            identify(folder)
+            shared = f'[cache]\n    dir = "{cache}"'
+            configure_dvc(folder, store=store, more=f'    site_cache_dir = "{folder}/.dvc/tmp/site"\n{shared}')
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _sweep(clones: Path) -> None:
