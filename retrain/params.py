@@ -25,8 +25,6 @@ SECTIONS = (
     *("logs", "scrub", "window", "drift", "quality", "trigger", "failures", "synthesize", "prepare", "train", "evaluate"),
     *("gates", "promotion", "notify"),
 )
-
-
 RESERVED = ("auto", "router")  # the model that the router is asked by, and the folder of its files
 
 
