@@ -8,9 +8,10 @@ answer, so two runs need not be the same to the row.
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from retrain.answers import schema_of
 from retrain.errors import NothingToDo, RetrainError
 from retrain.process import environment
 from retrain.scoring import Judge
+from retrain.serving import keys
 from retrain.up import WAIT, free_port, service
 from retrain.workspace import Workspace
 
@@ -30,6 +32,11 @@ USERS = 4000
 SOON = timedelta(seconds=1)  # after the answer, somebody says what it is worth
 TIMEOUT = 120.0  # seconds for one answer
 AT_ONCE = 8  # messages
+# it is reached from here alone, so the bounds on what strangers may send are not for it: a text of any length is asked
+ALONE = (
+    *("serve.host=127.0.0.1", "serve.keys=null", "serve.batch=16", "serve.queue=64", "serve.max_body_kb=65536"),
+    *("serve.max_prompt_tokens=10000000", "serve.feedback.per_user=1000000"),
+)
 
 
 class Users:
@@ -64,7 +71,7 @@ class Users:
             fix = f"run `retrain repro {self.adapter}` and `retrain promote {self.adapter}`"
             raise NothingToDo(f"{self.adapter} has no champion yet: {fix}")
         if self._server is None:
-            self._server = self._ends.enter_context(Server(self.workspace, self.adapter))
+            self._server = self._ends.enter_context(_server(self.workspace, self.adapter))
         self._server.wait(serving.tag)
         rate, judge = self.workspace.params.of(self.adapter).failures.audit_rate, judge_of(self.workspace, self.adapter)
         messages = simulate.window(phase, decks=self.decks, initial=self.initial, arriving=self.arriving, rng=self.rng)
@@ -73,41 +80,40 @@ class Users:
         people = [f"u{self.rng.randrange(USERS):04d}" for _ in messages]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             asked = pool.map(self._server.ask, [message["text"] for message in messages], people, times)
-            answers = list(tqdm(asked, total=len(messages), desc="traffic", unit="row", disable=None))
-        for message, (request, answer), at in zip(messages, answers, times, strict=True):
-            said = simulate.opinion(message, answer, phase, judge=judge, rng=self.rng)
-            if said is not None:
-                self._server.say(request, said, "user", at + SOON)
-            if drawn(request, rate):
-                self._server.say(request, simulate.label(message, answer, judge), "reviewer", at + SOON)
-            if message["label"] in phase.poison:
-                self.poisoned.add(request)
+            answers = tqdm(asked, total=len(messages), desc="traffic", unit="row", disable=None)
+            for message, (request, answer), at in zip(messages, answers, times, strict=True):
+                said = simulate.opinion(message, answer, phase, judge=judge, rng=self.rng)
+                if said is not None:
+                    self._server.say(request, said, "user", at + SOON)
+                if drawn(request, rate):
+                    self._server.say(request, simulate.label(message, answer, judge), "reviewer", at + SOON)
+                if message["label"] in phase.poison:
+                    self.poisoned.add(request)
         return self._server.log
 
 
+@contextmanager
+def _server(workspace: Workspace, adapter: str) -> "Iterator[Server]":
+    import httpx
+
+    port, log = free_port(), workspace.local / "simulated" / "serve.log"
+    command = [sys.executable, "-m", "retrain.cli", "serve", "--workspace", str(workspace.root), "--port", str(port)]
+    command += [word for setting in ALONE for word in ("--set", setting)]
+    env = environment(**{clock.NAME: "1", keys.VARIABLE: ""})
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT, trust_env=False)
+    with client, service("retrain serve", command, cwd=workspace.root, env=env, log=log, port=port) as answers:
+        answers()
+        yield Server(adapter, workspace.root / "logs" / adapter, client, log)
+
+
+@dataclass(frozen=True)
 class Server:
-    """`retrain serve` as a child, which ends with the context; `at`: what time it is then, for the child."""
+    """`retrain serve` as a child; `at`: what time it is then, for the child. output: where what it prints is."""
 
-    def __init__(self, workspace: Workspace, adapter: str) -> None:
-        import httpx
-
-        self.adapter, self.folder = adapter, workspace.local / "simulated"
-        self.log = workspace.root / "logs" / adapter
-        self.root, self.port = workspace.root, free_port()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=TIMEOUT, trust_env=False)
-        self._ends = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._ends.enter_context(self.client)
-        command = [sys.executable, "-m", "retrain.cli", "serve", "--workspace", str(self.root), "--port", str(self.port)]
-        command += ["--set", "serve.host=127.0.0.1", "--set", "serve.keys=null"]
-        env = environment(**{clock.NAME: "1"})
-        started = service("retrain serve", command, cwd=self.root, env=env, log=self.folder / "serve.log", port=self.port)
-        self._ends.enter_context(started)()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._ends.close()
+    adapter: str
+    log: Path
+    client: Any
+    output: Path
 
     def wait(self, name: str) -> None:
         """Until this version serves; RetrainError where it does not come to that."""
@@ -118,7 +124,7 @@ class Server:
                 return
             time.sleep(LOOKS)
         why = f" ({about['why']})" if about.get("why") else ""
-        raise RetrainError(f"retrain serve does not serve {name} after {WAIT:g} s{why}: see {self.folder}/serve.log")
+        raise RetrainError(f"retrain serve does not serve {name} after {WAIT:g} s{why}: see {self.output}")
 
     def ask(self, text: str, user: str, at: datetime) -> tuple[str, str]:
         """(id of the request, answer)."""
@@ -140,7 +146,7 @@ class Server:
             answer = self.client.request(method, path, json=body, headers=headers)
         except httpx.HTTPError as error:
             what = f"retrain serve does not answer ({type(error).__name__})"
-            raise RetrainError(f"{what}: see {self.folder}/serve.log") from error
+            raise RetrainError(f"{what}: see {self.output}") from error
         if body and answer.is_error:
             raise RetrainError(f"retrain serve refused {path}: {answer.json()['error']['message']}")
         return dict(answer.json())

@@ -103,11 +103,14 @@ def test_a_copy_of_the_base_that_was_cut_off_is_made_again_whole(promoted: Works
     assert base.digest(base_of(promoted, serving.commit, folder)) == read_json(folder / "run.json")["base_digest"]
 
 
-def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(promoted: Workspace, tmp_path: Path) -> None:
+def test_simulated_users_are_answered_by_the_champion_and_corrected_as_told(
+    promoted: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [Example.model_validate_json(line) for line in rows(80, "golden", 9).splitlines()]
     known = sorted(TELLS.values())
     traffic = [{"text": row.question, "label": row.answer} for row in asked]
-    traffic += [{"text": f"answer {i} a b", "label": "gift_card"} for i in range(30)]
+    traffic += [{"text": f"answer {i} a b " + "c " * 5000 * (i == 0), "label": "gift_card"} for i in range(25)]
+    monkeypatch.setenv("RETRAIN_SERVE_KEYS", f"{'0' * 64} nobody")  # of another server: this one is the simulation's own
     write_jsonl(tmp_path / "traffic.jsonl", traffic)
     done = retrain(
         promoted, "simulate", "support", "--start", "2026-03-02T00:00:00Z", "--end", "2026-03-03T00:00:00Z", "--traffic",
