@@ -110,14 +110,8 @@ def _clone(request: Request, home: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _followed(log: Path) -> Iterator[None]:
     """Say each line of the training log as it comes, and now and then an empty one."""
-    done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(log, done), daemon=True)
-    thread.start()
-    try:
+    with process.beside(lambda done: _follow(log, done)):
         yield
-    finally:
-        done.set()
-        thread.join(timeout=30)
 
 
 def _follow(log: Path, done: threading.Event) -> None:

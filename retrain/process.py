@@ -67,6 +67,19 @@ def ends_itself() -> threading.Event:
     return asked
 
 
+@contextlib.contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run some work in a thread meanwhile. At the end its event is set, and it has 30 seconds to end as well."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=30)
+
+
 def _bind(libc: ctypes.CDLL, parent: int, by: signal.Signals = signal.SIGKILL) -> None:
     libc.prctl(1, by)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the call: no signal will come any more

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain.errors import RetrainError
+from retrain.process import beside
 from retrain.registry import Registry
 from retrain.workspace import Workspace
 
@@ -30,14 +31,8 @@ def open_run(workspace: Workspace, adapter: str, at: str, say: Say) -> tuple[Reg
 @contextmanager
 def published(registry: Registry | None, run_id: str, log: Path, say: Say) -> Iterator[None]:
     """Send the training log to MLflow while it grows: whole lines only, the last read after the end."""
-    done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(registry, run_id, log, done, say), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda done: _follow(registry, run_id, log, done, say)):
         yield
-    finally:
-        done.set()
-        thread.join(timeout=30)
 
 
 def _follow(registry: Registry | None, run_id: str, log: Path, done: threading.Event, say: Say) -> None:
