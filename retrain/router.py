@@ -5,7 +5,7 @@ Files only, and no torch: it depends on the data that people made, never on what
 
 from pathlib import Path
 
-from retrain import overlay, routing
+from retrain import overlay, route_figures, routing
 from retrain import params as params_
 from retrain.errors import DataError
 from retrain.records import Example, read_examples, read_folder, read_jsonl, write_json, write_text
@@ -49,7 +49,7 @@ def main(name: str) -> None:
     files = routing.packed(routing.fit(rows, rules, seed=params.seed))
     router = routing.unpacked(files, None)  # what is written is what is measured
     _, nobody = rows.halves(rules.nobody_judges)
-    figures = routing.measure(router, rows, nobody)
+    figures = route_figures.measure(router, rows, nobody)
     MODEL.mkdir(parents=True, exist_ok=True)
     for path in MODEL.iterdir():
         path.unlink()

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from retrain import ledger, router, routing
+from retrain import ledger, route_figures, router, routing
 from retrain.errors import IntegrityError, NothingToDo, RetrainError
 from retrain.jobs import LOCK_WAIT, ROUTER, TRIES, now
 from retrain.objects import GoneError
@@ -23,7 +23,8 @@ from retrain.params import Params, load
 from retrain.params import parse as parse_params
 from retrain.process import text_at
 from retrain.records import Record, dumps, write_text
-from retrain.routing import NAME, Figures, Router
+from retrain.route_figures import Figures
+from retrain.routing import NAME, Router
 from retrain.store import Store
 from retrain.workspace import Clone, Workspace
 
@@ -199,7 +200,7 @@ def judged(
     right = answered_right(workspace, clone.root, params)
 
     def measured(one: Router) -> Figures:
-        return routing.measure(one, rows, nobody, right)
+        return route_figures.measure(one, rows, nobody, right)
 
     figures, reasons, served = measured(routing.unpacked(files, digest)), [], None
     rivals = served_lately(_measures(lines))
@@ -213,7 +214,7 @@ def judged(
             continue
         if rival is serves:
             served, why = theirs, "no worse than the one before"
-        reasons += [f"{line} ({rival.tag})" for line in routing.worse(figures, theirs, rules.margin)]
+        reasons += [f"{line} ({rival.tag})" for line in route_figures.worse(figures, theirs, rules.margin)]
     return Fitted(
         at=began, digest=digest, commit="", accepted=not reasons, why=("; ".join(reasons) or why)[:MOST_WHY],
         against=serves.digest if serves else None, figures=figures.as_dict(), served=served.as_dict() if served else None,

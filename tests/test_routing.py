@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrain import params, router, routing
+from retrain import params, route_figures, router, routing
 from retrain.errors import DataError, IntegrityError
 from retrain.records import Example, read_examples, unit_hash
 from retrain.sections import Router as Rules
@@ -176,15 +176,15 @@ def test_what_nobody_judges_stays_so_when_rows_are_added() -> None:
 def test_a_row_routed_right_and_answered_wrong_is_wrong_end_to_end(fitted: routing.Router) -> None:
     own = [row for row in ROWS.judged["support"] if fitted.route(row.question).specialist == "support"]
     rows = replace(ROWS, judged={"support": own[:10]})
-    assert routing.measure(fitted, rows, [MOON]).quality is None
+    assert route_figures.measure(fitted, rows, [MOON]).quality is None
     right = {"support": {row.id: i >= 3 for i, row in enumerate(own[:8])}}  # two have no stored answer: their route counts
-    found = routing.measure(fitted, rows, [MOON], right)
+    found = route_figures.measure(fitted, rows, [MOON], right)
     assert (found.accuracy, found.quality, found.recall) == (1.0, 0.7, 1.0)
     assert found.specialists["support"]["answered"] == 8
 
 
-def figures(accuracy: float, quality: float | None, recall: float) -> routing.Figures:
-    return routing.Figures(accuracy, quality, recall, {}, 10)
+def figures(accuracy: float, quality: float | None, recall: float) -> route_figures.Figures:
+    return route_figures.Figures(accuracy, quality, recall, {}, 10)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +198,18 @@ def figures(accuracy: float, quality: float | None, recall: float) -> routing.Fi
         (figures(0.5, 0.4, 0.1), ["routed right", "routed and answered right", "out of scope and refused"]),
     ],
 )
-def test_a_router_is_worse_where_any_figure_lost_more_than_the_margin(new: routing.Figures, words: list[str]) -> None:
-    found = routing.worse(new, figures(0.90, 0.80, 0.70), 0.02)
+def test_a_router_is_worse_where_any_figure_lost_more_than_the_margin(new: route_figures.Figures, words: list[str]) -> None:
+    found = route_figures.worse(new, figures(0.90, 0.80, 0.70), 0.02)
     assert [line.partition(":")[0] for line in found] == words
 
 
 @pytest.mark.parametrize(("orders", "words"), [(0.861, []), (0.859, ["rows of orders routed right"])])
 def test_one_specialist_may_not_lose_what_the_mean_over_all_hides(orders: float, words: list[str]) -> None:
-    def of(accuracy: float) -> routing.Figures:
+    def of(accuracy: float) -> route_figures.Figures:
         told = {"a": 0.9, "b": 0.9, "c": 0.9, "orders": accuracy}
         return replace(figures(0.90, None, 0.70), specialists={name: {"accuracy": share} for name, share in told.items()})
 
-    found = routing.worse(of(orders), of(0.90), 0.02)
+    found = route_figures.worse(of(orders), of(0.90), 0.02)
     assert [line.partition(":")[0] for line in found] == words
 
 
