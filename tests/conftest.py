@@ -108,3 +108,15 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[talking.Model]:
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
     with talking.serve() as made:
         yield made
+
+
+@pytest.fixture
+def stub() -> doors.Stub:
+    return doors.Stub()
+
+
+@pytest.fixture
+def open_door(space: Workspace, stub: doors.Stub) -> Iterator[tuple["doors.Door", str]]:
+    """A door before the backend that a test tells how to behave; each file has a `space` of its own."""
+    with doors.running(space, stub) as made:
+        yield made

@@ -1,6 +1,7 @@
 """A door on loopback in front of a backend that a test tells how to behave, and ledgers that a test writes."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
 from small import workspace
 
 from retrain import jobs, ledger
 from retrain.errors import BusyError
 from retrain.params import load
-from retrain.records import Message
+from retrain.records import Message, read_jsonl
 from retrain.serving.door import Door
 from retrain.serving.engine import Answered
 from retrain.serving.keys import Keys
@@ -24,6 +26,7 @@ from retrain.serving.versions import Version
 from retrain.workspace import Workspace
 
 AT = "2026-03-01T00:00:00Z"
+HELLO: list[Any] = [{"role": "user", "content": "where is my parcel"}]
 
 
 class Stub:
@@ -147,3 +150,18 @@ def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.02)
+
+
+def post(address: str, body: Any, path: str = "/v1/chat/completions", **headers: Any) -> httpx.Response:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return httpx.post(address + path, content=data, headers=given, timeout=30)
+
+
+def chat(address: str, **more: Any) -> httpx.Response:
+    return post(address, {"model": "support", "messages": HELLO, **more})
+
+
+def logged(space: Workspace, request: str) -> dict[str, Any] | None:
+    rows = [row for path in (space.root / "logs" / "support").glob("*.jsonl") for row in read_jsonl(path)]
+    return next((row for row in rows if row["request_id"] == request), None)

@@ -137,17 +137,6 @@ def lost(before: routes.Fitted, after: routes.Fitted) -> float:
 # --- the door
 
 
-@pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
-def open_door(space: Workspace, stub: Stub) -> Iterator[tuple[Door, str]]:
-    with running(space, stub) as one:
-        yield one
-
-
 def ask(address: str, text: str, **more: Any) -> httpx.Response:
     messages = more.pop("messages", [{"role": "user", "content": text}])
     return httpx.post(f"{address}/v1/chat/completions", json={"model": "auto", "messages": messages, **more}, timeout=30)

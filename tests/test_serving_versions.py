@@ -42,11 +42,6 @@ def space(empty: Workspace) -> Workspace:
 
 
 @pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
 def door(space: Workspace, stub: Stub) -> Iterator[tuple[Door, str]]:
     with running(space, stub) as made:
         yield made
