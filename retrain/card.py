@@ -4,14 +4,16 @@ The first line has no markup: MLflow shows the start of a description raw, and c
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrain import cardtables as tables
 from retrain import power
-from retrain.cardtables import ARMS, SUITES, Metrics, arms_of, escape, is_number
+from retrain.cardtables import ARMS, SUITES, Metrics, arms_of, is_number
 from retrain.contrast import Predictions, by_slice, contrasts, won_and_lost
 from retrain.figures import moved, percent, points
+from retrain.markdown import escape
 from retrain.metrics import said
 from retrain.verdict import Check, Verdict
 
@@ -108,12 +110,18 @@ def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: 
 
     It quotes what users wrote: it belongs into the DVC cache and MLflow, not into git.
     """
-    lines = [one_line(verdict), "", *(f"- {escape(line)}" for line in plain_lines(verdict, metrics)), ""]
     since = "since the champion was judged" if verdict.purpose != "first" else "by hand"
-    lines += [f"- The suites were changed {since}: {escape('; '.join(changed))}.", ""] if changed else []
+    suites = [f"The suites were changed {since}: {'; '.join(changed)}."] if changed else []
+    lines = [one_line(verdict), "", *(_bullet(line) for line in (*plain_lines(verdict, metrics), *suites)), ""]
     for title, section in _sections(verdict, metrics, predictions):
         lines += [f"## {title}", "", *section, ""] if section else []
     return "\n".join(lines)
+
+
+def _bullet(line: str) -> str:
+    """What a line is about stands out."""
+    about, mark, rest = re.match(r"([^:?]*)([:?] |)(.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"- **{escape(about)}{mark.strip()}** {escape(rest)}" if mark else f"- {escape(line)}"
 
 
 def _sections(verdict: Verdict, metrics: Metrics, predictions: Predictions) -> list[tuple[str, list[str]]]:
@@ -123,11 +131,12 @@ def _sections(verdict: Verdict, metrics: Metrics, predictions: Predictions) -> l
     gone = tables.harmed_table(verdict.harmed, predictions) if verdict.harmed else tables.rows_table(lost) if lost else []
     return [
         ("Checks", tables.checks_table(verdict)),
-        ("Scores", tables.scores_table(metrics)),
-        ("Kinds of question, the worst first", tables.slices_table(slices) if slices else []),
         ("What was lost", gone),
         ("What was won", tables.rows_table(won) if won else []),
+        ("Kinds of question, the worst first", tables.slices_table(slices) if slices else []),
         ("What is confused more, or less", tables.confusion_table(rows) if closed else []),
+        ("Scores", tables.scores_table(metrics)),
+        ("Numbers", tables.numbers_table(verdict)),
         ("Bound to", tables.bound_lines(verdict.bound)),
     ]
 
@@ -145,9 +154,8 @@ def plain_lines(verdict: Verdict, metrics: Metrics) -> list[str]:
         _slices_line(verdict),
         _serves_line(verdict),
         _power_line(verdict),
-        _measured_line(verdict),
-        _excluded_line(verdict),
-        *_simpler(metrics),
+        _missing_line(verdict),
+        _simpler_line(metrics),
     ]
     lines.append(_next(verdict))
     return [line for line in lines if line]
@@ -188,12 +196,14 @@ def _paired_line(check: Check, arms: Mapping[str, Any]) -> str:
 
 def _beside(check: Check, arms: Mapping[str, Any]) -> str:
     """The means over all rows, where some are joined by conversation, user or near copy and only one of them was tested."""
-    ours, theirs = arms.get("candidate", {}), arms.get("champion" if check.champion is not None else "base", {})
+    arm_name = "champion" if check.champion is not None else "base"
+    ours, theirs = arms.get("candidate", {}), arms.get(arm_name, {})
     if not all(is_number(arm.get(check.metric)) for arm in (ours, theirs)) or ours.get("n", 0) <= (check.n or 0):
         return ""
     if ours["n"] != theirs.get("n"):
         return ""
-    return f" (all {ours['n']} rows, one or more a user: {percent(ours[check.metric])}, {percent(theirs[check.metric])})"
+    scores = f"{percent(ours[check.metric])}, the {arm_name} {percent(theirs[check.metric])}"
+    return f" (over all {ours['n']} rows, of which only those that share no user or question were tested: {scores})"
 
 
 def _judge_line(verdict: Verdict) -> str:
@@ -230,37 +240,39 @@ def _power_line(verdict: Verdict) -> str:
     rules = {"differing": differing, "level": check.level, "power": POWER, "min_effect": check.threshold or 0.0}
     seen = {more: power.visible_gain(check.n + more, **rules) or 1.0 for more in (0, *MORE)}
     more = next((more for more in MORE if seen[more] <= 2 / 3 * seen[0]), MORE[-1])
-    blind = f"With {check.n} audited rows a gain below {points(seen[0])} is not seen in 4 of 5 cases"
-    return f"{blind}; label {more} more, and {points(seen[more])} would be."
+    blind = f"with {check.n} audited rows one below {points(seen[0])} is missed in more than 1 of 5 cases"
+    return f"How small a gain can be seen? {_capital(blind)}; label {more} more, and {points(seen[more])} would be seen."
 
 
-def _measured_line(verdict: Verdict) -> str:
+def _missing_line(verdict: Verdict) -> str:
+    """Rows that could not be scored, and rows that left the comparison."""
     missing = sum(round((c.candidate or 0) * (c.n or 0)) for c in verdict.checks if c.name == "measured")
-    if not missing:
-        return ""
-    return f"{missing} answers could not be scored by our own machinery; each counts against the candidate."
+    reasons = Counter[str]()
+    for left_out in verdict.excluded.values():
+        reasons.update(left_out)
+    told = [f"{_rows(missing)} could not be scored by our own machinery and counts against the candidate"] if missing else []
+    why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+    told += [f"{_rows(reasons.total())} left out for every arm ({why})"] if reasons else []
+    return f"What is missing: {'; '.join(told)}." if told else ""
 
 
-def _excluded_line(verdict: Verdict) -> str:
-    total = sum(n for reasons in verdict.excluded.values() for n in reasons.values())
-    if not total:
-        return ""
-    reasons = sorted({reason for reasons in verdict.excluded.values() for reason in reasons})
-    return f"{total} rows were left out for every arm ({', '.join(reasons)})."
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
 
 
-def _simpler(metrics: Metrics) -> list[str]:
+def _simpler_line(metrics: Metrics) -> str:
     """Would something simpler have been enough? Said on what users ask now, else on the golden rows."""
     suite = next((s for s in ("audit", "golden") if is_number(arms_of(metrics, s).get("candidate", {}).get("right"))), None)
     if suite is None:
-        return []
+        return ""
     arms = arms_of(metrics, suite)
     scored = {ARMS[arm]: arms[arm] for arm in SIMPLER if arm in arms and is_number(arms[arm].get("right"))}
     if not scored:
-        return ["Would something simpler have been enough? Nothing simpler was scored, so that is not known."]
+        return "Would something simpler have been enough? Nothing simpler was scored, so that is not known."
     listed = ", ".join(f"the {name} {percent(arm['right'])}" for name, arm in scored.items())
-    asked = f"Would something simpler have been enough? On {SUITES[suite]} ({suite}) are right:"
-    return [f"{asked} {listed}; this candidate {percent(arms['candidate']['right'])}.", _honest(arms["candidate"], scored)]
+    answer = _honest(arms["candidate"], scored)
+    ours = percent(arms["candidate"]["right"])
+    return f"Would something simpler have been enough? {answer} Right on {suite}: the candidate {ours}, {listed}."
 
 
 def _honest(ours: Mapping[str, Any], scored: Mapping[str, Mapping[str, Any]]) -> str:
@@ -268,10 +280,10 @@ def _honest(ours: Mapping[str, Any], scored: Mapping[str, Mapping[str, Any]]) ->
     gap = arm["right"] - ours["right"]
     rows = "" if arm.get("n") == ours.get("n") else f", asked on {arm.get('n')} of the {ours.get('n')} rows,"
     if gap < -1e-9:
-        return f"So no: the best of them, the {best}{rows} is {points(-gap)} behind the candidate."
+        return f"No: the best of what is simpler, the {best}{rows or ','} is {points(-gap)} behind the candidate."
     result = "is as good as" if gap < 1e-9 else f"is {points(gap)} better than"
     advice = "; for a closed set of answers it is often the better tool, and takes a second"
-    return f"So perhaps yes: the {best}{rows} {result} the candidate{advice if best == ARMS['regression'] else ''}."
+    return f"Perhaps: the {best}{rows} {result} the candidate{advice if best == ARMS['regression'] else ''}."
 
 
 def _next(verdict: Verdict) -> str:

@@ -1,12 +1,12 @@
 """The tables of a card, in Markdown. Every cell is escaped, so that a user's text stays text."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from retrain.contrast import Contrast, Predictions, Slice, confusions
 from retrain.figures import percent
+from retrain.markdown import escape, table
 from retrain.metrics import NAMES
 from retrain.verdict import Check, Harm, Verdict
 
@@ -26,22 +26,41 @@ ARMS = {
     "base": "base",
 }
 SHORT = {"fields": "fields right", "token_f1": "token F1", "chrf": "chrF", "judge": "judge prefers"}
+RESULTS = {True: "passed", False: "FAILED", None: "not told"}
+NUMBERS = (
+    *("check", "on", "rows", "candidate", "champion", "base", "anchor", "won", "lost"),
+    *("difference", "interval", "level", "p", "threshold"),
+)
 MOST_SLICES, MOST_CONFUSED, MOST_ROWS = 12, 8, 5
 
 
 def checks_table(verdict: Verdict) -> list[str]:
-    """One line a check."""
-    head = "check, role, suite, candidate, champion, base, rows, difference, interval, p, threshold, result, why"
-    return _table(head.split(", "), [_check_cells(check) for check in verdict.checks])
+    """One line a check, what speaks against it first: these few columns have room on any page."""
+    order = {False: 0, None: 1, True: 2}
+    rows = [
+        [RESULTS[check.passed], check.name, check.role, check.suite or "", check.why.removeprefix(f"{check.suite}: ")]
+        for check in sorted(verdict.checks, key=lambda check: order[check.passed])
+    ]
+    return table(["result", "check", "role", "suite", "why"], rows)
 
 
-def _check_cells(check: Check) -> list[str]:
-    shares = [_cell_percent(value) for value in (check.candidate, check.champion, check.base)]
-    interval = "" if check.interval is None else f"{100 * check.interval[0]:.1f} to {100 * check.interval[1]:.1f}"
+def numbers_table(verdict: Verdict) -> list[str]:
+    """Every number of the checks; a column that no check fills is left out."""
+    rows = [cells for check in verdict.checks if any((cells := _number_cells(check))[3:])]
+    filled = [place for place in range(len(NUMBERS)) if any(row[place] for row in rows)]
+    told = "Differences and intervals are in points; an interval leaves the level out at each end."
+    return [told, "", *table([NUMBERS[i] for i in filled], [[row[i] for i in filled] for row in rows])] if rows else []
+
+
+def _number_cells(check: Check) -> list[str]:
+    shares = [_cell_percent(value) for value in (check.candidate, check.champion, check.base, check.anchor)]
+    counts = ["" if value is None else str(value) for value in (check.won, check.lost)]
     difference = "" if check.difference is None else f"{100 * check.difference:+.1f}"
-    numbers = [str(check.n or ""), difference, interval, "" if check.p is None else f"{check.p:.2g}"]
-    result = {True: "passed", False: "FAILED", None: "not told"}[check.passed]
-    return [check.name, check.role, check.suite or "", *shares, *numbers, _cell_percent(check.threshold), result, check.why]
+    interval = "" if check.interval is None else f"{100 * check.interval[0]:.1f} to {100 * check.interval[1]:.1f}"
+    p, level = ("" if value is None else f"{value:.2g}" for value in (check.p, check.level))
+    tested = [difference, interval, level, p, _cell_percent(check.threshold)]
+    on = check.suite or check.slice or ""
+    return [check.name, on, "" if check.n is None else str(check.n), *shares, *counts, *tested]
 
 
 def scores_table(metrics: Metrics) -> list[str]:
@@ -54,7 +73,7 @@ def scores_table(metrics: Metrics) -> list[str]:
         for suite in suites_of(metrics)
         for arm, scores in sorted(arms_of(metrics, suite).items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0]))
     ]
-    return _table(["suite", "arm", *(SHORT.get(name, name) for name in told), "rows"], rows)
+    return table(["suite", "arm", *(SHORT.get(name, name) for name in told), "rows"], rows)
 
 
 def lost_rows(harmed: Iterable[Harm], predictions: Predictions) -> list[tuple[str, str, str, str, str]]:
@@ -73,19 +92,13 @@ def harmed_table(harmed: tuple[Harm, ...], predictions: Predictions) -> list[str
     """What the gate names as lost: by label, then some of the rows."""
     labels = [[h.suite, h.label, str(h.lost), str(h.won), str(h.n)] for h in harmed]
     cells = [list(row) for row in lost_rows(harmed, predictions)]
-    examples = _table(["suite", "question", "expected", "candidate", "before"], cells)
-    return [*_table(["suite", "label", "lost", "won back", "of rows"], labels), "", *examples]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; every cell is escaped, so that a user's text stays text."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
+    examples = table(["suite", "question", "expected", "candidate", "before"], cells)
+    return [*table(["suite", "label", "lost", "won back", "of rows"], labels), "", *examples]
 
 
 def slices_table(slices: Sequence[Slice]) -> list[str]:
     """The worst first; those beyond MOST_SLICES are counted."""
-    lines = _table(
+    lines = table(
         ["kind of question", "rows", "candidate", "before", "difference", "won", "lost"],
         [_slice_cells(one) for one in slices[:MOST_SLICES]],
     )
@@ -100,13 +113,13 @@ def _slice_cells(one: Slice) -> list[str]:
 def confusion_table(rows: Sequence[Contrast]) -> list[str]:
     """Wrong answers whose number changed most; empty where none did."""
     cells = [[expected, answer, str(before), str(now)] for expected, answer, before, now in confusions(rows, MOST_CONFUSED)]
-    return _table(["expected", "answered", "before", "now"], cells) if cells else []
+    return table(["expected", "answered", "before", "now"], cells) if cells else []
 
 
 def rows_table(rows: Sequence[Contrast]) -> list[str]:
     """Answers side by side."""
     cells = [[row.suite, row.question, row.expected, row.answer or "(none)", row.before or "(none)"] for row in rows]
-    return _table(["suite", "question", "expected", "candidate", "before"], cells)
+    return table(["suite", "question", "expected", "candidate", "before"], cells)
 
 
 def bound_lines(bound: Mapping[str, Any]) -> list[str]:
@@ -132,11 +145,3 @@ def is_number(value: Any) -> bool:
 
 def _cell_percent(value: Any) -> str:
     return percent(value) if is_number(value) else ""
-
-
-def escape(text: str, most: int = 300) -> str:
-    """Text that Markdown and HTML leave alone, on one line."""
-    flat = re.sub(r"\s+", " ", text).strip()
-    flat = flat if len(flat) <= most else flat[: most - 1] + "…"
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)

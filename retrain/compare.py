@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrain import ledger, lineage, stats
-from retrain.card import escape
 from retrain.errors import NotEnoughData, ParamsError
+from retrain.markdown import escape
 from retrain.objects import GoneError
 from retrain.store import Store
 from retrain.workspace import Workspace

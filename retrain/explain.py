@@ -11,6 +11,7 @@ from typing import Any
 
 from retrain import ledger, lineage
 from retrain.errors import IntegrityError, RetrainError
+from retrain.markdown import unmarked
 from retrain.registry import Registry
 from retrain.restore import card_of
 from retrain.rows import difference
@@ -113,7 +114,7 @@ def _training(mlflow: _Later, attempt: ledger.Attempt) -> list[str]:
 
 def _verdict(workspace: Workspace, attempt: ledger.Attempt) -> list[str]:
     card = card_of(workspace, attempt.adapter, attempt.commit)
-    plain = [line.removeprefix("- ") for line in card.partition("## Checks")[0].splitlines()[1:] if line.strip()]
+    plain = [unmarked(line.removeprefix("- ")) for line in card.partition("\n## ")[0].splitlines()[1:] if line.strip()]
     return [f"{attempt.status}: {attempt.why}", *plain]
 
 

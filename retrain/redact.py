@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from retrain.cardtables import escape
+from retrain.markdown import escape
 from retrain.records import content_id
 
 ERASED = "[erased]"

@@ -4,6 +4,7 @@ The ledger in git decides, by push; MLflow's aliases follow it. Order of outside
 Killed anywhere and run again, each converges.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ from typing import Any
 from retrain import ledger, looks, permission, routes
 from retrain.errors import IntegrityError, NothingToDo, RejectedError, StaleError, WaitingError
 from retrain.jobs import RELEASE, TRIES, entries, job, now, remote_params, write_line
+from retrain.markdown import linked
 from retrain.params import load
+from retrain.process import public
 from retrain.registry import Registry
 from retrain.registry.champion import from_dvc, verdict_at
 from retrain.restore import card_of, restored, tags_of
 from retrain.workspace import Clone, Workspace
+
+# variables with the addresses at which people see them, for links in what they are asked; `retrain up` sets both
+MLFLOW, PAGES = "RETRAIN_MLFLOW", "RETRAIN_PAGES"
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,24 @@ def challenge(workspace: Workspace, adapter: str) -> Challenged:
     if asks == "mlflow" and known is None and tag.strip().lower() not in permission.WORDS:
         registry.tag(adapter, number, "approval", "waiting")
     subject = f"Shall {adapter}-v{number} serve? {attempt.why}"
-    return Challenged(adapter, number, asks, subject, card_of(workspace, adapter, attempt.commit))
+    card = _shown(workspace, registry, adapter, number, card_of(workspace, adapter, attempt.commit))
+    return Challenged(adapter, number, asks, subject, card)
+
+
+def _shown(workspace: Workspace, registry: Registry, adapter: str, number: int, card: str) -> str:
+    """The card with links to what its reader may want to see, where their addresses are known here."""
+    named, pages = workspace.params.mlflow.uri or "", os.environ.get(PAGES)
+    server = public(named).rstrip("/") if named.startswith("http") else os.environ.get(MLFLOW)
+    links, picture = [], None
+    if server:
+        found = registry.addresses(registry.version(adapter, number).run)
+        links = [
+            (f"{adapter} version {number} in MLflow", f"{server}/#/models/{adapter}/versions/{number}"),
+            ("its run", f"{server}/{found['run']}"),
+        ]
+        picture = f"{server}/{found['picture']}" if "picture" in found else None
+    links += [(f"the story of {adapter}", f"{pages}/{adapter}.html")] if pages else []
+    return linked(card, links, picture)
 
 
 def waits(workspace: Workspace, adapter: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from retrain import projections
+from retrain import projections, release
 from retrain.errors import ParamsError, RetrainError
 from retrain.process import dies_with_me, end_group, environment, public
 from retrain.registry import Registry
@@ -93,8 +93,9 @@ def services(workspace: Workspace, say: Say) -> Iterator[dict[str, str]]:
     remote = workspace.params.mlflow.uri
     names = ("Airflow", *(() if remote else ("MLflow",)), "Evidently", "the pages", "the door")
     ports = {name: free_port() for name in names}
-    env = airflow_environment(workspace, port=ports["Airflow"])
     at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    shown = {release.PAGES: at["the pages"], **({release.MLFLOW: at["MLflow"]} if "MLflow" in at else {})}
+    env = {**airflow_environment(workspace, port=ports["Airflow"]), **shown}
     say(f"starting {', '.join(names)} (up to a minute and a half on two cores)")
     with ExitStack() as stack:
         waits = [

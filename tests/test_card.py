@@ -9,6 +9,7 @@ from tables import Rows, good, judge, right, suite
 
 from retrain.bars import plot
 from retrain.card import card, one_line, plain_lines
+from retrain.markdown import escape, linked, unmarked
 from retrain.registry.versions import shortened
 from retrain.verdict import Verdict
 
@@ -89,10 +90,12 @@ def test_each_kind_of_refusal_has_its_words(rows: Rows, purpose: str, words: str
 def test_the_card_begins_with_plain_words_and_goes_on_to_every_number() -> None:
     text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
     assert re.match(r"[A-Z][a-z]+ [a-z]+: ", text) and not set("#*`|<[") & set(text.splitlines()[0])
-    bullets = text.split("## Checks")[0].count("\n- ")
-    assert 7 <= bullets <= 12
+    assert 7 <= text.split("## Checks")[0].count("\n- **") <= 10
     for check in forgetful().checks:
         assert f"| {check.name} | {check.role} |" in text
+    checks = text.split("## Checks")[1].splitlines()[4:6]
+    assert [line.split(" | ")[:2] for line in checks] == [["| FAILED", "non_inferior"], ["| FAILED", "slices"]]
+    assert "| superior | audit | 120 | 95.8 % | 70.8 % | 0.0 % | 30 | 0 | +25.0 | 18.1 to 33.4 |" in text
     assert "| audit | logistic regression | 80.0 % | 100.0 % | 100.0 % | 200 |" in text
     assert "| golden | refund_status | 18 | 0 | 25 |" in text and "| golden | question 0 | yes | no | yes |" in text
 
@@ -100,11 +103,10 @@ def test_the_card_begins_with_plain_words_and_goes_on_to_every_number() -> None:
 def test_the_card_says_honestly_when_something_simpler_is_better() -> None:
     better = plain_lines(judge(good()), scores(0.9, 0.95))
     assert any(
-        "perhaps yes: the logistic regression is 5.0 points better than the candidate; for a closed set" in line
-        for line in better
+        "Perhaps: the logistic regression is 5.0 points better than the candidate; for a closed set" in line for line in better
     )
     worse = plain_lines(judge(good()), scores(0.9, 0.2))
-    assert any("So no: the best of them, the prompted base is 50.0 points behind" in line for line in worse)
+    assert any("No: the best of what is simpler, the prompted base, is 50.0 points behind" in line for line in worse)
     silent = plain_lines(judge(good()), {"suites": {"audit": {"n": 9, "arms": {"candidate": {"n": 9, "right": 0.9}}}}})
     assert any("Nothing simpler was scored" in line for line in silent)
 
@@ -114,7 +116,7 @@ def test_the_card_counts_what_was_left_out_and_what_could_not_be_scored() -> Non
     rows[0]["excluded"] = "exact copy"
     rows[130]["arms"]["champion"]["right"] = None
     text = "\n".join(plain_lines(judge(rows), scores(0.9, 0.8)))
-    assert "1 rows were left out for every arm (exact copy)" in text and "1 answers could not be scored" in text
+    assert "What is missing: 1 row could not be scored" in text and "1 row left out for every arm (1 exact copy)" in text
 
 
 def test_a_users_text_stays_text_in_the_tables() -> None:
@@ -137,9 +139,9 @@ def test_the_card_shows_what_was_won_the_worst_kinds_and_what_is_confused_otherw
 
 
 def test_the_card_says_which_gain_so_many_rows_can_show() -> None:
-    (line,) = [line for line in plain_lines(judge(good()), scores(0.9, 0.8)) if "is not seen" in line]
-    assert line.startswith("With 120 audited rows a gain below 13.3 points is not seen")
-    assert line.endswith("label 200 more, and 8.1 points would be.")
+    (line,) = [line for line in plain_lines(judge(good()), scores(0.9, 0.8)) if "small a gain" in line]
+    assert "With 120 audited rows one below 13.3 points is missed in more than 1 of 5 cases" in line
+    assert line.endswith("; label 200 more, and 8.1 points would be seen.")
 
 
 def test_scores_of_generated_answers_stand_beside_right_and_wrong() -> None:
@@ -171,6 +173,22 @@ def test_the_picture_of_nothing_measured_is_drawn_too(tmp_path: Path) -> None:
     for number, metrics in enumerate([{}, {"suites": {"audit": {"n": 0, "arms": {"candidate": {"right": None}}}}}]):
         plot(metrics, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 1000
+
+
+def test_links_and_the_picture_stand_before_the_first_table() -> None:
+    text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
+    shown = linked(text, [("the run", "#/runs/1"), ("the story", "http://h/support.html")], "get-artifact?path=scores.png")
+    before, _, after = shown.partition("\n\n## Checks\n")
+    assert before.endswith(
+        "![right answers by suite](get-artifact?path=scores.png)\n\n[the run](#/runs/1) · [the story](http://h/support.html)"
+    )
+    assert shown.splitlines()[0] == text.splitlines()[0] and text.endswith(after)
+    assert linked(text, [], None) == text and linked("", [("the run", "#/runs/1")], None) == ""
+
+
+def test_a_line_of_the_card_is_plain_in_a_terminal() -> None:
+    told = "What users ask now: 1 < 2 | *a* _b_ [c] `d` & e\\f"
+    assert unmarked(f"**{escape(told)}**") == told
 
 
 def test_a_card_that_is_longer_than_mlflows_column_is_cut_at_a_line_and_says_where_the_rest_is() -> None:

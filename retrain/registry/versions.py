@@ -13,6 +13,7 @@ from typing import Any
 
 from retrain.errors import IntegrityError, RetrainError
 from retrain.ledger import LedgerState, Promotion
+from retrain.markdown import linked
 from retrain.records import verify_folder
 from retrain.registry.runs import Runs, called
 
@@ -22,12 +23,13 @@ LOST = "RESOURCE_DOES_NOT_EXIST"
 
 @dataclass(frozen=True)
 class Version:
-    """A registered adapter; digest is the sha256 of its manifest.json, created epoch seconds."""
+    """A registered adapter; digest is the sha256 of its manifest.json, created epoch seconds, run the id of its MLflow run."""
 
     version: int
     digest: str
     tags: dict[str, str]
     created: float = 0.0
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Registry(Runs):
             return self._upload_new(adapter, folder, digest, tags, description, run_id, taken)
         for name, value in tags.items():
             self.tag(adapter, known, name, str(value))
-        self.client.update_model_version(adapter, str(known), shortened(description))
+        self.client.update_model_version(adapter, str(known), self._described(description, run_id))
         return known
 
     @called
@@ -112,11 +114,32 @@ class Registry(Runs):
 
     def _record(self, adapter: str, digest: str, tags: Mapping[str, object], description: str, run_id: str) -> int:
         texts = {key: str(value) for key, value in {**tags, "digest": digest, "adapter": adapter}.items()}
-        self.client.create_model_version(adapter, f"runs:/{run_id}/adapter", run_id, texts, description=shortened(description))
+        shown = self._described(description, run_id)
+        self.client.create_model_version(adapter, f"runs:/{run_id}/adapter", run_id, texts, description=shown)
         known = self.by_digest(adapter, digest)
         if known is None:
             raise IntegrityError(f"MLflow at {self.uri} made a version of {adapter} and does not find its digest {digest[:12]}")
         return known
+
+    def _described(self, card: str, run_id: str) -> str:
+        """A card as the page of a version shows it, whose run has the whole of it."""
+        if not card:
+            return ""
+        found = self.addresses(run_id)
+        if "card" not in found:
+            self.client.log_text(run_id, card, "card.md")
+            found = self.addresses(run_id)
+        return shortened(linked(card, [("the run", found["run"]), ("the whole card", found["card"])], found.get("picture")))
+
+    @called
+    def addresses(self, run_id: str) -> dict[str, str]:
+        """Where MLflow shows a run, and its card and picture where it has them, relative to the server's own address."""
+        run = f"#/experiments/{self.client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+        shown = {
+            "card.md": ("card", f"{run}/artifacts/card.md"),
+            "scores.png": ("picture", f"get-artifact?path=scores.png&run_uuid={run_id}"),
+        }
+        return {"run": run, **dict(shown[file.path] for file in self.client.list_artifacts(run_id) if file.path in shown)}
 
     @called
     def by_digest(self, adapter: str, digest: str) -> int | None:
@@ -272,7 +295,9 @@ class Registry(Runs):
 
 def _version(version: Any) -> Version:
     tags = dict(version.tags)
-    return Version(int(version.version), tags.get("digest", ""), tags, version.creation_timestamp / 1000)
+    return Version(
+        int(version.version), tags.get("digest", ""), tags, version.creation_timestamp / 1000, str(version.run_id or "")
+    )
 
 
 def placed(folder: Path, dst: Path, digest: str) -> Path:

@@ -1,0 +1,36 @@
+"""Markdown that MLflow, Airflow, our pages and a terminal show alike. PURE."""
+
+import html
+import re
+from collections.abc import Sequence
+
+MARKED = re.compile(r"\\([\\`*\[\]|~_])")
+
+
+def escape(text: str, most: int = 300) -> str:
+    """Text that Markdown and HTML leave alone, on one line."""
+    flat = re.sub(r"\s+", " ", text).strip()
+    flat = flat if len(flat) <= most else flat[: most - 1] + "…"
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
+
+
+def unmarked(line: str) -> str:
+    """A line of Markdown of ours as a terminal shows it."""
+    return html.unescape(MARKED.sub(r"\1", line.replace("**", "")))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table; every cell is escaped, so that a user's text stays text."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return lines + [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
+
+
+def linked(text: str, links: Sequence[tuple[str, str]], picture: str | None) -> str:
+    """A card with a picture of its scores, and with links as (words, address), before its first heading."""
+    shown = [f"![right answers by suite]({picture})"] if picture else []
+    shown += [" · ".join(f"[{words}]({address})" for words, address in links)] if links else []
+    if not text or not shown:
+        return text
+    plain, heading, rest = text.partition("\n## ")
+    return "\n\n".join([plain.rstrip("\n"), *shown]) + (f"\n{heading}{rest}" if heading else "")
