@@ -103,16 +103,20 @@ def _worst(verdict: Verdict, check: Check) -> list[str]:
     return [harm.label for harm in ours if harm.lost >= 2 and 5 * harm.lost >= lost][:3]
 
 
-def card(verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: Sequence[str] = ()) -> str:
+def card(
+    verdict: Verdict, metrics: Metrics, predictions: Predictions, changed: Sequence[str] = (), accepted: Sequence[str] = ()
+) -> str:
     """Markdown: the line, some ten plain lines, then every number, and what was won and lost, answers side by side.
 
-    changed: what people changed in the suites since the champion was judged (`overlay.since`).
+    changed: what people changed in the suites since the champion was judged (`overlay.since`). accepted: the times a person
+    moved the baseline from which small losses add up.
 
     It quotes what users wrote: it belongs into the DVC cache and MLflow, not into git.
     """
     since = "since the champion was judged" if verdict.purpose != "first" else "by hand"
-    suites = [f"The suites were changed {since}: {'; '.join(changed)}."] if changed else []
-    lines = [one_line(verdict), "", *(_bullet(line) for line in (*plain_lines(verdict, metrics), *suites)), ""]
+    people = [f"The suites were changed {since}: {'; '.join(changed)}."] if changed else []
+    people += [f"Losses were accepted: {'; '.join(accepted)}."] if accepted else []
+    lines = [one_line(verdict), "", *(_bullet(line) for line in (*plain_lines(verdict, metrics), *people)), ""]
     for title, section in _sections(verdict, metrics, predictions):
         lines += [f"## {title}", "", *section, ""] if section else []
     return "\n".join(lines)
@@ -232,9 +236,9 @@ def _serves_line(verdict: Verdict) -> str:
 
 
 def _power_line(verdict: Verdict) -> str:
-    """What so many audited rows can show at all, whatever came out."""
+    """What so many audited rows can show at all, whatever came out; an untrained base differs too much to tell of that."""
     check = verdict.check("superior")
-    if check is None or not check.n or check.metric != "right" or check.level is None:
+    if verdict.purpose == "first" or check is None or not check.n or check.metric != "right" or check.level is None:
         return ""
     differing = max((check.won or 0) + (check.lost or 0), 1) / check.n
     rules = {"differing": differing, "level": check.level, "power": POWER, "min_effect": check.threshold or 0.0}

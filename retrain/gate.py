@@ -188,7 +188,7 @@ def main(adapter: str) -> None:
     served = read_json(out / "serves.json") if (out / "serves.json").exists() else None
     verdict = judge(predictions, gates=params.gates, state=state, task=task, bound=binding(out, state, rules), served=served)
     changed = overlay.since(overlay.read(out / "suites"), state.changes)
-    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions, changed))
+    write_text(out / "card.md", card(verdict, read_json(out / "metrics.json"), predictions, changed, state.rebaselined))
     write_json(out / "verdict.json", verdict.as_dict())
     print(f"{adapter}: {one_line(verdict)}")
 

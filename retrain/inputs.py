@@ -7,6 +7,7 @@ from typing import Any
 
 from retrain import edits, ledger, tombstones
 from retrain import params as params_
+from retrain.lines import Rebaseline
 from retrain.policies import Purpose
 from retrain.records import Example, read_examples, read_json, read_jsonl, write_json, write_jsonl
 from retrain.workspace import Clone
@@ -45,7 +46,10 @@ def put(clone: Clone, asked: Asked) -> list[str]:
     if serving:
         _its_base(clone, adapter)
     audit = max((path.stem for path in folder.glob("*.jsonl")), default=None)
-    metric = params_.load(clone.root).of(adapter).gates.metric
+    metric, before = params_.load(clone.root).of(adapter).gates.metric, read_json(state_file)
+    moved = [line for line in entries if isinstance(line, Rebaseline)]
+    if len(moved) != len(before.get("rebaselined", ())):
+        before = rebaselined(before, serving.digest if serving else None)
     write_json(
         state_file,
         {
@@ -57,7 +61,8 @@ def put(clone: Clone, asked: Asked) -> list[str]:
             "attempts": ledger.tried_on(entries, audit),
             "audit": audit,
             "metric": metric,
-            "anchors": anchors(clone, adapter, read_json(state_file), metric),
+            "anchors": anchors(clone, adapter, before, metric),
+            "rebaselined": [ledger.describe(line) for line in moved],
             "changes": ledger.suite_changes(entries, serving.digest) if serving else 0,
         },
     )
@@ -94,6 +99,12 @@ def anchors(clone: Clone, adapter: str, before: dict[str, Any], metric: str) -> 
         if suite in ("golden", "retained") and anchor is not None:
             found.setdefault(suite, {})[row["id"]] = anchor
     return found
+
+
+def rebaselined(before: dict[str, Any], serving: str | None) -> dict[str, Any]:
+    """The state of the last attempt where a person has moved the baseline since: no anchors, and its champion's answers become
+    the new ones only where it still serves."""
+    return {**before, "anchors": {}, "digest": before["digest"] if before["digest"] == serving else None}
 
 
 def write_audit(folder: Path, asked: Asked, attempts: Sequence[ledger.Attempt]) -> bool:

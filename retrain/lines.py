@@ -226,6 +226,18 @@ class Suite(Line):
         return f"suites changed: {changed(self)}: {self.reason}"
 
 
+class Rebaseline(Line):
+    """golden and retained are held against what served then, no longer against those that served when their rows entered."""
+
+    kind: Literal["rebaseline"] = "rebaseline"
+    version: int
+    digest: str
+    reason: str
+
+    def told(self) -> str:
+        return f"REBASELINED: small losses add up anew from v{self.version} on: {self.reason}"
+
+
 class Approval(Line):
     """Synthetic rows that a person let train; a record only: `approved` in params.yaml is what configures."""
 
@@ -255,7 +267,7 @@ class Erasure(Line):
 
 Entry = Annotated[
     Attempt | Decision | Promotion | Rollback | Restored | Watch | Rollout | Pause | Resume
-    | Label | Release | Suite | Approval | Erasure,
+    | Label | Release | Suite | Rebaseline | Approval | Erasure,
     Field(discriminator="kind"),
 ]  # fmt: skip
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)

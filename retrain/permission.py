@@ -12,6 +12,7 @@ from typing import Any, Literal
 from retrain import ledger
 from retrain.errors import NothingToDo, ParamsError, StaleError, WaitingError
 from retrain.jobs import RELEASE, entries, job, now, remote_params, write_line
+from retrain.lines import Rebaseline
 from retrain.params import Promotion, load
 from retrain.records import parse_time
 from retrain.registry import Registry
@@ -154,4 +155,22 @@ def resume(workspace: Workspace, adapter: str, *, reason: str) -> ledger.Resume:
             raise NothingToDo(f"promotions of {adapter} are not paused")
         line = ledger.Resume(at=now(), adapter=adapter, reason=reason)
         write_line(clone, adapter, line)
+        return line
+
+
+# --- where losses begin to count
+
+
+def rebaseline(workspace: Workspace, adapter: str, *, reason: str) -> Rebaseline:
+    """Small losses add up anew from what serves now: the next retraining anchors `golden` and `retained` there.
+
+    For a loss that was wanted, which `anchored` would hold against every later candidate. NothingToDo where nothing serves.
+    """
+    reason = ledger.reason_of(reason, "why the losses until now are accepted", workspace.params.scrub)
+    with job(workspace, adapter, "rebaseline", lock=RELEASE) as clone:
+        champion = ledger.state(ledger.read(clone.root, adapter)).champion
+        if champion is None:
+            raise NothingToDo(f"{adapter} has no champion: nothing is held against anything yet")
+        line = Rebaseline(at=now(), adapter=adapter, version=champion.version, digest=champion.digest, reason=reason)
+        write_line(clone, adapter, line, about=champion.version)
         return line

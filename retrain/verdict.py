@@ -33,6 +33,7 @@ class ChampionState(Whole):
     audit: str | None
     metric: str = "right"  # of the anchors
     anchors: dict[str, dict[str, StrictBool | Score]] = {}  # suite -> row -> score of the champion that served when it entered
+    rebaselined: tuple[str, ...] = ()  # when a person accepted the losses until then, and why: the ledger's lines
     changes: int = 0  # of the suites, made before the champion was judged: the card tells those made since
 
     @model_validator(mode="after")

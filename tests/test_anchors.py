@@ -134,3 +134,11 @@ def test_anchors_of_another_metric_begin_anew_and_are_scores(tmp_path: Path) -> 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     state = {"digest": "v1", "metric": "right", "anchors": {"golden": {"a": True}}}
     assert inputs.anchors(clone, "support", state, "chrf") == {"golden": {"a": 0.8}}
+
+
+def test_after_a_rebaseline_losses_add_up_from_what_serves(tmp_path: Path) -> None:
+    clone: Any = Folder(tmp_path)
+    clone.judged("v1", {"a": True, "b": False})
+    before = {"digest": "v1", "anchors": {"golden": {"a": False, "b": True}}}  # of one that served before v1
+    assert inputs.anchors(clone, "support", inputs.rebaselined(before, "v1"), "right") == {"golden": {"a": True, "b": False}}
+    assert inputs.anchors(clone, "support", inputs.rebaselined(before, "v2"), "right") == {}  # v2's answers are not known yet

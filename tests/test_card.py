@@ -175,6 +175,14 @@ def test_the_picture_of_nothing_measured_is_drawn_too(tmp_path: Path) -> None:
         assert (tmp_path / f"{number}.png").stat().st_size > 1000
 
 
+def test_the_card_says_when_people_accepted_losses_and_what_they_changed() -> None:
+    text = card(
+        judge(good()), {}, good(), ["2 rows retired (typos)"], ["2026-11-27T18:00:00Z REBASELINED: from v3 on: a form now"]
+    )
+    assert "\n- **The suites were changed since the champion was judged:** 2 rows retired (typos).\n" in text
+    assert "\n- **Losses were accepted:** 2026-11-27T18:00:00Z REBASELINED: from v3 on: a form now.\n\n## Checks" in text
+
+
 def test_links_and_the_picture_stand_before_the_first_table() -> None:
     text = card(forgetful(), scores(0.9, 0.8), forgetful_rows())
     shown = linked(text, [("the run", "#/runs/1"), ("the story", "http://h/support.html")], "get-artifact?path=scores.png")

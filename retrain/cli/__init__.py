@@ -31,7 +31,7 @@ VERBS = {
     "Watch": (watching.monitor, watching.why, watching.trigger, watching.collect),
     "Release": (
         *(releasing.repro, releasing.register, releasing.promote, releasing.rollback),
-        *(guarding.reconcile, guarding.pause, guarding.resume, releasing.rebase, explaining.prune),
+        *(guarding.reconcile, guarding.pause, guarding.resume, guarding.rebaseline, releasing.rebase, explaining.prune),
     ),
     "Serve": (serving.serve, serving.sync),
     "Look": (

@@ -1,10 +1,10 @@
-"""Verbs that keep what serves as it should be: reconcile, pause, resume."""
+"""Verbs that keep what serves as it should be: reconcile, pause, resume, rebaseline."""
 
 from typing import Annotated
 
 import typer
 
-from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out
+from retrain.cli.shared import HERE, Json, Name, Root, open_workspace, out, say_for
 
 
 def reconcile(adapter: Name, workspace: Root = HERE, as_json: Json = False) -> None:
@@ -51,3 +51,21 @@ def resume(
 
     line = permission.resume(open_workspace(workspace, adapter), adapter, reason=reason)
     out(line.as_dict(), as_json, [line.told()])
+
+
+def rebaseline(
+    adapter: Name,
+    reason: Annotated[str, typer.Option(help="kept in the ledger and on every card, for ever")],
+    workspace: Root = HERE,
+    as_json: Json = False,
+) -> None:
+    """Accept what was lost until now: from the next retraining on, small losses add up anew from what serves.
+
+    Example: retrain rebaseline support --reason 'refunds are a form now'
+    """
+    from retrain import permission, projections
+
+    space = open_workspace(workspace, adapter)
+    line = permission.rebaseline(space, adapter, reason=reason)
+    out(line.as_dict(), as_json, [line.told()])
+    projections.refresh(space, adapter, panels=False, say=say_for(as_json))
