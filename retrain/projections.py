@@ -4,7 +4,8 @@ All of it lies in .retrain and may be deleted. What is told comes from `monitori
 """
 
 import re
-from collections.abc import Callable, Iterable
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +16,14 @@ from monitoring import chronicle, evidently_ui, openmetrics, pages, telling
 from monitoring.chronicle import Chronicle, Event, Seen
 from retrain import jobs, notify
 from retrain.errors import RetrainError
+from retrain.markdown import linked
 from retrain.process import git
 from retrain.records import read_json, write_json, write_text
 from retrain.registry import Registry, Run
 from retrain.workspace import Workspace
 
 WINDOWS = 90  # shown at most: a quarter of daily windows; each costs one small file of MLflow
+PICTURES = 5  # of attempts, the newest: 50 kB of the page each
 COLLECTED = re.compile(r"(\d+ failure cases) known before (\S+)$")  # the subject of a collection's commit
 
 
@@ -67,8 +70,7 @@ def write(workspace: Workspace, adapter: str, *, panels: bool) -> Written:
     _restore_reports(workspace, registry, told)
     runs = {run.tags["digest"]: run for run in registry.ended_trainings(adapter) if "digest" in run.tags}
     linked = replace(told, events=tuple(_linked(workspace, event, runs) for event in told.events))
-    texts = {digest: registry.artifact(run.id, "card.md") for digest, run in runs.items()}
-    cards = {digest: text.decode("utf-8", "replace") for digest, text in texts.items() if text is not None}
+    cards = _cards(registry, runs)
     html = pages.story_page(linked, cards=cards, commits=_commits(workspace, told.events))
     page, metrics = page_of(workspace, adapter), workspace.local / "metrics" / f"{adapter}.prom"
     write_text(page, html)
@@ -164,6 +166,17 @@ def _collections(workspace: Workspace, adapter: str) -> list[Event]:
             title = f"{found[1]} collected"
             events.append(Event(at, "dataset", f"d-{commit[:10]}", title, facts=facts, commit=commit))
     return events
+
+
+def _cards(registry: Registry, runs: Mapping[str, Run]) -> dict[str, str]:
+    """digest -> card; those of the newest attempts with their picture, which lies in the page as all else does."""
+    texts = {digest: registry.artifact(run.id, "card.md") for digest, run in runs.items()}
+    found = {digest: text.decode("utf-8", "replace") for digest, text in texts.items() if text is not None}
+    for digest in list(found)[-PICTURES:]:
+        picture = registry.artifact(runs[digest].id, "scores.png")
+        if picture:
+            found[digest] = linked(found[digest], [], f"data:image/png;base64,{b64encode(picture).decode()}")
+    return found
 
 
 def _restore_reports(workspace: Workspace, registry: Registry, told: Chronicle) -> None:

@@ -57,6 +57,20 @@ class Page:
             assert time.monotonic() < deadline, f"{script} is nothing after {seconds} s; the page reads:\n{self.text()[:3000]}"
             time.sleep(0.3)
 
+    def reads(self, words: str, seconds: float = 60) -> None:
+        """Wait until these words stand on the page."""
+        self.wait(f"document.body.innerText.includes({json.dumps(words)})", seconds)
+
+    def type(self, field: str, text: str) -> None:
+        """Into the field that a CSS selector finds."""
+        self.wait(f"(() => {{ const found = document.querySelector({json.dumps(field)}); found?.focus(); return !!found }})()")
+        self("Input.insertText", text=text)
+
+    def links(self, inside: str) -> dict[str, str]:
+        """Words -> address of the links inside what a CSS selector finds, as the browser would follow them."""
+        found = f"[...document.querySelectorAll({json.dumps(inside + ' a[href]')})]"
+        return dict(self.js(f"{found}.map(a => [a.innerText, a.href])"))
+
     def text(self) -> str:
         """What a person reads on it."""
         return str(self.js("document.body ? document.body.innerText : ''"))

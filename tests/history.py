@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import ledger, story
+from retrain.bars import plot
 from retrain.edits import set_values
 from retrain.founding import init
 from retrain.params import Mlflow
@@ -200,8 +201,10 @@ def _attempt(
     commit = _commit(clone, f"{ADAPTER}: attempt at {end}: {status}", ".")
     card = clone.parent / "card.md"
     card.write_text(CARD.replace(CARD.partition("\n")[0], why))
-    run = registry.start_training(ADAPTER, {"end": end})
-    registry.finish(run, "FINISHED", {"audit.candidate": 0.849}, {"digest": digest, "verdict": status}, [card])
+    run, picture = registry.start_training(ADAPTER, {"end": end}), clone.parent / "scores.png"
+    arms = {"candidate": {"right": 0.849}, "champion": {"right": 0.705}}
+    plot({"adapter": ADAPTER, "suites": {"audit": {"n": 282, "arms": arms}}}, picture)
+    registry.finish(run, "FINISHED", {"audit.candidate": 0.849}, {"digest": digest, "verdict": status}, [card, picture])
     attempt = ledger.Attempt(
         at=_at(day), adapter=ADAPTER, purpose=purpose, end=end, commit=commit, digest=digest, status=status,
         promote=status == "passed", dataset=text_digest(f"data {day}"), audit=end, champion=champion, why=why,

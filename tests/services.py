@@ -21,7 +21,7 @@ class Airflow:
     """Its REST API, as a person's browser uses it."""
 
     def __init__(self, address: str, user: str, password: str) -> None:
-        self.address, self.token = address, None
+        self.address, self.user, self.password, self.token = address, user, password, None
         self.token = self("POST", "/auth/token", {"username": user, "password": password})["access_token"]
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

@@ -68,7 +68,7 @@ def told(windows: list[chronicle.Seen], entries: list[ledger.Entry]) -> chronicl
 
 def test_a_page_is_one_small_file_that_asks_for_nothing_and_runs_nothing(html: str) -> None:
     assert len(html.encode()) < LIMIT / 2
-    assert not re.search(r"<(script|link|img|iframe|object)\b", html)
+    assert not re.search(r"<(script|link|iframe|object)\b|<img (?!src=\"data:image/png;base64,)", html)
     assert not re.search(r"@import|url\((?!#)", html)
     assert "default-src 'none'" in html
 
@@ -86,6 +86,10 @@ def test_what_users_wrote_is_text_on_the_page_in_the_card_too(html: str) -> None
     assert html.count("<script") == 0
     assert unescape(html).count('<script>alert("x")</script>') >= 3  # an example of a window, and two cards
     assert "onerror=alert(1)>" not in html
+
+
+def test_the_picture_of_the_scores_stands_in_each_card(html: str) -> None:
+    assert html.count('<img src="data:image/png;base64,iVBOR') == html.count("<summary>card</summary>") >= 2
 
 
 def test_every_window_attempt_move_label_and_dataset_is_in_the_story(space: Workspace, html: str) -> None:

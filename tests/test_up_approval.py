@@ -5,11 +5,13 @@ Airflow's database is PostgreSQL here; tests/test_up.py runs it on SQLite.
 
 import json
 import re
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 import servers
 import services
@@ -42,6 +44,14 @@ def up(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             yield space, airflow, mlflow[1]
 
 
+@pytest.fixture(scope="module")
+def asked(up: Up) -> tuple[str, dict[str, Any]]:
+    """A run that waits for a person, and what he is asked."""
+    _, airflow, _ = up
+    run = airflow.start(DAG, {"end": FIRST})
+    return run, airflow.waits(DAG, run, "approve")
+
+
 def state(space: Workspace) -> ledger.LedgerState:
     return ledger.state(jobs.entries(space, "support"))
 
@@ -50,14 +60,57 @@ def decisions(space: Workspace) -> list[ledger.Decision]:
     return [line for line in jobs.entries(space, "support") if isinstance(line, ledger.Decision)]
 
 
-def test_a_rejection_in_airflow_is_recorded_and_nothing_serves(up: Up) -> None:
+def test_a_browser_shows_verdict_picture_and_working_links_in_airflow_and_in_mlflow(
+    up: Up, asked: tuple[str, dict[str, Any]]
+) -> None:
+    _, airflow, mlflow = up
+    verdict = "Passed: it answers the new questions better than the untrained base"
+    with browser.page() as page:
+        log_in(page, airflow)
+        run = urllib.parse.quote(asked[0])
+        page.open(f"{airflow.address}/dags/{DAG}/runs/{run}/tasks/approve/required_actions")
+        page.reads(f"Shall support-v1 serve? {verdict}")
+        shown(page)
+        links = page.links("body")
+        version = links["support version 1 in MLflow"]
+        assert version.startswith(f"{mlflow}/#/")
+        page.open(version)
+        page.reads(verdict)
+        shown(page)
+        inside = page.links("body")
+        for words, there in (("the run", "Finished"), ("the whole card", "What was tried")):
+            page.open("about:blank")  # else only what follows # changes
+            page.open(inside[words])
+            page.reads(there)
+        page.open(links["the story of support"])
+        page.reads("The story, newest first")
+
+
+def log_in(page: browser.Page, airflow: services.Airflow) -> None:
+    page.open(airflow.address)
+    page.type("input[name=username]", airflow.user)
+    page.type("input[name=password]", airflow.password)
+    page.js("document.querySelector('button[type=submit]').click()")
+    page.wait("!location.pathname.includes('/login')")
+
+
+def shown(page: browser.Page) -> None:
+    """The card as a person reads it: what a line is about in bold, a table of checks, and the picture of the scores."""
+    page.wait("[...document.querySelectorAll('strong')].some(e => e.innerText.startsWith('What users ask now'))")
+    cells = page.js("[...document.querySelectorAll('th, td')].map(e => e.innerText.trim())")
+    assert {"result", "check", "role", "suite", "why", "superior", "success"} <= set(cells)
+    page.wait("[...document.querySelectorAll('img')].some(e => e.alt == 'right answers by suite' && e.naturalWidth > 500)")
+    assert "**" not in page.text()
+    assert "|---" not in page.text()
+
+
+def test_a_rejection_in_airflow_is_recorded_and_nothing_serves(up: Up, asked: tuple[str, dict[str, Any]]) -> None:
     space, airflow, _ = up
-    run = airflow.start(DAG, {"end": FIRST})
-    asked = airflow.waits(DAG, run, "approve")
-    assert asked["subject"].startswith("Shall support-v1 serve? Passed: ")
-    assert "## Checks" in asked["body"]
-    assert [user["id"] for user in asked["assigned_users"]] == ["admin"]
-    assert asked["defaults"] == ["Reject"]
+    run, told = asked
+    assert told["subject"].startswith("Shall support-v1 serve? Passed: ")
+    assert "## Checks" in told["body"]
+    assert [user["id"] for user in told["assigned_users"]] == ["admin"]
+    assert told["defaults"] == ["Reject"]
     assert state(space).champion is None
     airflow.answer(DAG, run, "approve", "Reject")
     assert airflow.end(DAG, run) == "success"
