@@ -9,7 +9,8 @@ from tables import Rows, good, judge, right, suite
 
 from retrain.bars import plot
 from retrain.card import card, one_line, plain_lines
-from retrain.markdown import escape, linked, unmarked
+from retrain.markdown import escape, linked, spaced, unmarked
+from retrain.redact import Traces
 from retrain.registry.versions import shortened
 from retrain.verdict import Verdict
 
@@ -192,6 +193,12 @@ def test_links_and_the_picture_stand_before_the_first_table() -> None:
     )
     assert shown.splitlines()[0] == text.splitlines()[0] and text.endswith(after)
     assert linked(text, [], None) == text and linked("", [("the run", "#/runs/1")], None) == ""
+
+
+def test_tables_stand_apart_in_mlflow_and_what_is_erased_leaves_them() -> None:
+    row = "| audit | hi | refund |"
+    assert spaced(f"It is | so\n{row}").startswith("It is | so\n| audit\u2003\u200b | hi\u2003\u200b | refund |")
+    assert Traces(texts={"hi", "refund"}).redacted(spaced(row)) == spaced("| audit | [erased] | [erased] |")
 
 
 def test_a_line_of_the_card_is_plain_in_a_terminal() -> None:

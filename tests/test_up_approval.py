@@ -99,7 +99,7 @@ def shown(page: browser.Page) -> None:
     page.wait("[...document.querySelectorAll('strong')].some(e => e.innerText.startsWith('What users ask now'))")
     cells = page.js("[...document.querySelectorAll('th, td')].map(e => e.innerText.trim())")
     assert {"result", "check", "role", "suite", "why", "superior", "success"} <= set(cells)
-    page.wait("[...document.querySelectorAll('img')].some(e => e.alt == 'right answers by suite' && e.naturalWidth > 500)")
+    page.wait("[...document.querySelectorAll('img')].some(e => e.src.includes('scores.png') && e.naturalWidth > 500)")
     assert "**" not in page.text()
     assert "|---" not in page.text()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from retrain.errors import IntegrityError, RetrainError
 from retrain.ledger import LedgerState, Promotion
-from retrain.markdown import linked
+from retrain.markdown import linked, spaced
 from retrain.records import verify_folder
 from retrain.registry.runs import Runs, called
 
@@ -129,7 +129,8 @@ class Registry(Runs):
         if "card" not in found:
             self.client.log_text(run_id, card, "card.md")
             found = self.addresses(run_id)
-        return shortened(linked(card, [("the run", found["run"]), ("the whole card", found["card"])], found.get("picture")))
+        links = [("the run", found["run"]), ("the whole card", found["card"])]
+        return shortened(linked(spaced(card), links, found.get("picture")))
 
     @called
     def addresses(self, run_id: str) -> dict[str, str]:
