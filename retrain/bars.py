@@ -15,9 +15,7 @@ def plot(metrics: Metrics, path: Path) -> None:
 
     suites, look = suites_of(metrics), {"svg.hashsalt": "retrain", "font.family": "DejaVu Sans", "font.size": 9}
     with style.context(["default", look]):  # not the user's own matplotlibrc: bytes must reproduce
-        figure = Figure(
-            figsize=(7.6, 3.8), dpi=100, layout="constrained"
-        )  # as wide as MLflow's page has room for
+        figure = Figure(figsize=(7.6, 3.8), dpi=100, layout="constrained")  # as wide as MLflow's page has room for
         axes = figure.subplots()
         _bars(axes, metrics, suites)
         _dress(axes, metrics, suites)
