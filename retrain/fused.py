@@ -12,16 +12,37 @@ from typing import Any
 
 def fuse(model: Any) -> int:
     """Layers of a peft model that compute so from now on: those on a dense base without bias, and no dropout."""
-    from peft.tuners.lora import Linear
-    from torch import nn
-
     changed = 0
     for layer in model.modules():
-        dense = isinstance(layer, Linear) and type(layer.base_layer) is nn.Linear and layer.base_layer.bias is None
-        if dense and layer.active_adapters == ["default"] and isinstance(layer.lora_dropout["default"], nn.Identity):
+        if lora_of(layer) and plain(layer):
             layer.forward = MethodType(_forward, layer)
             changed += 1
     return changed
+
+
+def plain(layer: Any) -> bool:
+    """Whether a projection is dense and without bias, and its LoRA, where it has one, without dropout."""
+    from torch import nn
+
+    base = base_of(layer)
+    if type(base) is not nn.Linear or base.bias is not None:
+        return False
+    if base is layer:
+        return True
+    return lora_of(layer) is not None and isinstance(layer.lora_dropout["default"], nn.Identity)
+
+
+def base_of(layer: Any) -> Any:
+    return getattr(layer, "base_layer", layer)
+
+
+def lora_of(layer: Any) -> tuple[Any, Any, float] | None:
+    """(A, B, scale) of peft's layer, None where nothing learns."""
+    from peft.tuners.lora import Linear
+
+    if not isinstance(layer, Linear) or layer.active_adapters != ["default"]:
+        return None
+    return layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
 
 
 def _forward(layer: Any, x: Any) -> Any:

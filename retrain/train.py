@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain import base, contamination, fit, fused, launch, packing, process, prompts, steps
+from retrain import base, contamination, fit, fused, launch, layer, packing, process, prompts, steps
 from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
@@ -141,10 +141,13 @@ def tokenise(rows: Sequence[Example], template: prompts.Template) -> list[packin
 
 def prepare_model(model: Any, settings: params_.Train, seed: int, device: str) -> Any:
     """The base as it trains: attention that suits the rows, fresh LoRA weights, fused layers."""
-    if device == "cpu" and settings.max_length <= 1024:  # flash attention's backward is slow for short rows on a CPU
+    short = device == "cpu" and settings.max_length <= 1024  # flash attention's backward is slow for short rows on a CPU
+    if short:
         model.set_attn_implementation("eager")
     model = add_lora(model, settings, seed)
     fused.fuse(model)
+    if short:
+        layer.fuse(model)
     return model
 
 
