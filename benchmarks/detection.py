@@ -237,9 +237,8 @@ def measured(number: int, reference: Any, before: Any, rows: Any, settings: Any)
     ]  # fmt: skip
     then = week_before(window(number), Window(START, START + 7 * DAY))
     found = drift.measure(
-        reference, reference, rows, drift=settings.drift, html=None, same_time=then and reference.within(then),
-        name_changes=False,
-    )  # fmt: skip
+        reference, reference, rows, drift=settings.drift, html=None, same_time=then and reference.within(then)
+    )
     return record(number, settings=settings, drift=found, compared=compared)
 
 

@@ -3,7 +3,8 @@
 A group is a cluster of sentence vectors, at any grain, or all prompts that hold one term. Both are found on the two samples
 together, without a look at which prompt is from where, so that Fisher's exact test of a group's growth holds; corrected over
 all groups (Benjamini and Hochberg) it keeps quiet windows quiet. Overlapping groups are one change: after the clearest one
-its prompts are taken out.
+its prompts are taken out. What is asked on Sundays alone has not grown on a Sunday: a group must have grown against the
+reference's rows at the window's time of the week too, where it has some.
 """
 
 import re
@@ -15,12 +16,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from monitoring.counting import NotComparable
 from monitoring.topics import Prompts
+from monitoring.windows import WEEK
 
 LEVEL = 0.05  # chance that a window in which nothing changed names a change, and share of false ones among those named
 GREW = 0.02  # of traffic: less is not worth a line ...
 TIMES = 1.5  # ... and neither is what grew by less than half
 MOST, EXAMPLES, TERMS = 5, 3, 2
+LEAST = 1000  # prompts on either side of the column `grown`: a suite of some hundred rows is no picture of traffic
+FEW = 100  # prompts of the reference at the window's time of the week; fewer say too little of it
+AS_BEFORE = "as before"
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 
@@ -41,6 +47,7 @@ class _Sides:
     """Both samples in one row: `grew(group)` asks how clearly a group (bool over all prompts) is commoner in the second."""
 
     current: Any  # bool, one a prompt
+    then: Any = None  # bool, one a prompt: the reference's at the window's time of the week; None where that is not known
 
     def shares(self, group: Any) -> tuple[float, float]:
         return float(group[~self.current].mean()), float(group[self.current].mean())
@@ -53,21 +60,57 @@ class _Sides:
         return hypergeom.sf(groups[:, self.current].sum(axis=1) - 1, total, now, groups.sum(axis=1))
 
 
-def found(prompts: Prompts) -> list[Change]:
-    """At most five changes, the largest growth first; none where no growth is clear."""
-    sides = _Sides(np.arange(len(prompts.texts)) >= prompts.reference)
+@dataclass(frozen=True)
+class Growth:
+    """At most five changes, the largest growth first, and the prompts of each: bool (changes, prompts), none in two."""
+
+    prompts: Prompts
+    changes: list[Change]
+    groups: Any
+
+    def column(self) -> tuple[Any, Any]:
+        """Of each prompt the group that grew and holds it, else AS_BEFORE: TVD of the two sides is what all groups gained."""
+        start, count = self.prompts.reference, len(self.prompts.texts)
+        if (fewest := min(start, count - start)) < LEAST:
+            raise NotComparable(f"what grew needs {LEAST:,} prompts in the samples of both sides, one has {fewest}")
+        values = np.full(count, AS_BEFORE, dtype=object)
+        for change, group in zip(self.changes, self.groups, strict=True):
+            values[group] = ", ".join(change.terms)
+        return values[:start], values[start:]
+
+
+def same_time(before: Any, now: Any) -> Any:
+    """Which of the reference's prompts were asked at the hours of the week in which the window's lie: an array of bool.
+
+    Both are Series of aware timestamps. None where the reference has no times, no whole week, or fewer than FEW there.
+    """
+    known, asked = before.dropna(), now.dropna()
+    if known.empty or asked.empty:
+        return None
+    start, length = asked.min(), asked.max() - asked.min()
+    if length >= WEEK or known.max() - known.min() < WEEK - length:
+        return None
+    found = ((before - start) % WEEK <= length).to_numpy(dtype=bool)
+    return found if found.sum() >= FEW else None
+
+
+def found(prompts: Prompts, then: Any = None) -> Growth:
+    """The groups that grew clearly; `then` says which of the reference's prompts lie at the window's time of the week."""
+    current = np.arange(len(prompts.texts)) >= prompts.reference
+    sides = _Sides(current, None if then is None else np.concatenate([then, np.zeros(current.sum(), dtype=bool)]))
     if not prompts.reference or not sides.current.any():
-        return []
+        return Growth(prompts, [], [])
     least = GREW * sides.current.sum()  # of fewer prompts no group can have grown by enough
     terms, holds = _terms(prompts.texts, least)
     groups = np.vstack([_clusters(prompts.points, 2 * least), holds])
     cut = _cut(sides.p_values(groups))
-    changes: list[Change] = []
-    while len(changes) < MOST and len(groups := _grown(groups, sides, cut)):
+    pairs: list[tuple[Change, Any]] = []
+    while len(pairs) < MOST and len(groups := _grown(groups, sides, cut)):
         group = groups[np.argmin(sides.p_values(groups))]
-        changes.append(_change(group, sides, prompts, terms, holds))
+        pairs.append((_change(group, sides, prompts, terms, holds), group))
         groups = groups & ~group
-    return sorted(changes, key=lambda change: change.before - change.now)
+    pairs.sort(key=lambda pair: pair[0].before - pair[0].now)
+    return Growth(prompts, [change for change, _ in pairs], [group for _, group in pairs])
 
 
 def _cut(p_values: Any) -> float:
@@ -79,8 +122,12 @@ def _cut(p_values: Any) -> float:
 
 def _grown(groups: Any, sides: _Sides, cut: float) -> Any:
     """Groups that grew clearly, and by enough to be worth a line."""
-    before, now = (groups[:, side].mean(axis=1) for side in (~sides.current, sides.current))
-    return groups[(sides.p_values(groups) <= cut) & (now - before >= GREW) & (now >= TIMES * before)]
+    now = groups[:, sides.current].mean(axis=1)
+    clear = sides.p_values(groups) <= cut
+    for side in (~sides.current, *([] if sides.then is None else [sides.then])):
+        before = groups[:, side].mean(axis=1)
+        clear &= (now - before >= GREW) & (now >= TIMES * before)
+    return groups[clear]
 
 
 def _clusters(points: Any, least: float) -> Any:

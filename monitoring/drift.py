@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SALT = "drift"
-INPUTS = ("prompt", "prompt_length", "prompt_tokens", "novelty", "topic")  # the rest is what the champion made of them
+INPUTS = ("prompt", "prompt_length", "prompt_tokens", *DERIVED)  # the rest is what the champion made of them
 SAME_TIME = "same time"  # a side: of the outputs' reference what lies at the window's time of the week
 NEARER = "the prompts are nearer to the reference than its own to one another: nothing is new"
 REQUIRED = ("prompt", "response")  # their absence is broken logging, whatever the reference has
@@ -73,17 +73,16 @@ def measure(
     html: Path | None,
     sample: "pd.DataFrame | None" = None,
     same_time: Rows | None = None,
-    name_changes: bool = True,
 ) -> DriftReport:
     """Compare a window's rows with two references, of which the inputs need `request_id, prompt` at least.
 
     `sample` spares a query where the caller has drawn it: `current.sample(drift.sample, SALT)`. `same_time` are those of the
-    outputs' rows that lie at the window's time of the week. Naming what changed takes a third of the time, where nobody asks.
+    outputs' rows that lie at the window's time of the week.
     """
     sources = {"inputs": reference_inputs, "outputs": reference_outputs, "current": current, SAME_TIME: same_time}
     given = {side: rows for side, rows in sources.items() if rows is not None}
     with tempfile.TemporaryDirectory(prefix="retrain-drift-") as scratch:
-        return _measure(given, drift, html, sample, name_changes, Path(scratch))
+        return _measure(given, drift, html, sample, Path(scratch))
 
 
 def _measure(
@@ -91,7 +90,6 @@ def _measure(
     drift: sections.Drift,
     html: Path | None,
     drawn: "pd.DataFrame | None",
-    name_changes: bool,
     scratch: Path,
 ) -> DriftReport:
     kinds = {name: kind_of(name, rule) for name, rule in drift.columns.items()}
@@ -105,11 +103,12 @@ def _measure(
     frames = _sampled(sources, drift.sample, drawn)
     samples = {side: _usable(frame, asked[side], sides[side]) for side, frame in frames.items()}
     prompts = topics.Prompts.of(*(_texts(samples[side], "prompt") for side in ("inputs", "current")))
-    _add_derived(kinds, prompts, sides, samples, scratch)
+    growth = changes.found(prompts, changes.same_time(*(_asked_at(samples[side]) for side in ("inputs", "current"))))
+    _add_derived(kinds, prompts, growth, sides, samples, scratch)
     columns = [_column(name, rule, kinds[name], sides, samples, drift.min_rows) for name, rule in drift.columns.items()]
-    changed = changes.found(prompts) if name_changes else []
-    status = _status(columns, broken)
-    report = DriftReport(status=status, rows=now.rows, missing=missing, broken=broken, columns=columns, changed=changed)
+    report = DriftReport(
+        status=_status(columns, broken), rows=now.rows, missing=missing, broken=broken, columns=columns, changed=growth.changes
+    )
     if html is not None:
         pairs = {c.column: tuple(samples[key][c.column] for key in _compared(c.column)) for c in columns if c.value is not None}
         drift_page.write(report, kinds, pairs, html)
@@ -189,27 +188,39 @@ def _sampled(sources: Mapping[str, Rows], n: int, drawn: "pd.DataFrame | None") 
 
 
 def _usable(frame: "pd.DataFrame", asked: Mapping[str, Kind], side: Side) -> "pd.DataFrame":
-    """Usable values of a sample, in the columns that could be read."""
+    """Usable values of a sample, in the columns that could be read, and when each row came."""
     table = ibis.memtable(frame)
     names = [name for name in asked if not side.seen[name].why]
-    found = table.select(**{f"c{i}": counting.usable(table, name, asked[name]) for i, name in enumerate(names)}).execute()
-    return found.set_axis(names, axis=1)
+    values = {f"c{i}": counting.usable(table, name, asked[name]) for i, name in enumerate(names)}
+    return table.select(**values, at=table.timestamp).execute().set_axis([*names, "timestamp"], axis=1)
 
 
 def _texts(sample: "pd.DataFrame", name: str) -> list[str]:
     return sample[name].dropna().tolist() if name in sample else []
 
 
+def _asked_at(sample: "pd.DataFrame") -> Any:
+    """When each of _texts(sample, "prompt") came."""
+    return sample.loc[sample["prompt"].notna(), "timestamp"] if "prompt" in sample else sample["timestamp"].head(0)
+
+
 def _add_derived(
-    kinds: Mapping[str, Kind], prompts: topics.Prompts, sides: dict[str, Side], samples: dict[str, Any], scratch: Path
+    kinds: Mapping[str, Kind],
+    prompts: topics.Prompts,
+    growth: changes.Growth,
+    sides: dict[str, Side],
+    samples: dict[str, Any],
+    scratch: Path,
 ) -> None:
-    """Novelty and topic of the sample's prompts become sides and samples of their own, named like the column."""
+    """What is made of the sample's prompts becomes sides and samples of its own, named like the column."""
     import pandas as pd
 
-    make: dict[str, Callable[..., Any]] = {"novelty": topics.novelty, "topic": topics.topics}
+    make: dict[str, Callable[[], Any]] = {
+        "novelty": lambda: topics.novelty(prompts), "topic": lambda: topics.topics(prompts), "grown": growth.column,
+    }  # fmt: skip
     for name in (name for name in DERIVED if name in kinds):
         try:
-            values = make[name](prompts)
+            values = make[name]()
         except Exception as error:  # one bad column takes no other down
             sides[name] = Side(0, {name: counting.Seen(why=counting.because(error))})
             continue
@@ -238,6 +249,8 @@ def _column(
         _check(name, sides[now], "window", least)
         if kind == "text":
             value = _text_distance(_texts(samples[before], name), _texts(samples[now], name), least)
+        elif name == "grown" and samples[now][name].eq(changes.AS_BEFORE).all():
+            value = 0.0  # one value on both sides is a quiet window here, not a log that stands still
         else:
             if rule.weekly and _same_time_tells(name, rule.weekly, sides):
                 before, threshold = SAME_TIME, rule.weekly

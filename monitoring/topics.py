@@ -8,7 +8,7 @@ import numpy as np
 from monitoring.counting import NotComparable
 from retrain.text import vectors
 
-DERIVED = ("novelty", "topic")  # the columns that are made here, of the sample's prompts
+DERIVED = ("novelty", "topic", "grown")  # columns that are made of the sample's prompts, here and in `changes`
 NEAREST = 3
 TOPICS = 24
 TOPIC_ROWS = 300  # of fewer rows, so many shares differ by chance alone: 100 quiet rows already look like drift

@@ -94,7 +94,7 @@ class DriftColumn(Section):
 
 
 DRIFT_COLUMNS = (
-    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic"),
+    *("prompt", "response", "prompt_length", "response_length", "novelty", "topic", "grown"),
     *("latency_ms", "confidence", "prompt_tokens", "completion_tokens", "model_version", "adapter"),
 )
 

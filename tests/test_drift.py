@@ -88,14 +88,14 @@ def reference() -> pd.DataFrame:
     return frame([row.question for row in rows])
 
 
-def traffic(new: int) -> pd.DataFrame:
-    """A window of 320 shipped messages, `new` of them on intents that the champion has never met."""
+def traffic(new: int, rows: int = 320, seed: int = 5) -> pd.DataFrame:
+    """A window of shipped messages, `new` of them on intents that the champion has never met."""
     known: list[str] = []
     arriving: list[str] = []
     for row in read_jsonl(Path("data/traffic/support.jsonl")):
         (arriving if row["label"] in ARRIVING else known).append(row["text"])
-    draw = random.Random(5)
-    return frame(draw.choices(known, k=320 - new) + draw.choices(arriving, k=new))
+    draw = random.Random(seed)
+    return frame(draw.choices(known, k=rows - new) + draw.choices(arriving, k=new))
 
 
 @pytest.mark.parametrize(("new", "status"), [(0, "no_drift"), (80, "drift")])
@@ -105,6 +105,41 @@ def test_a_quarter_of_new_intents_is_drift_and_the_usual_ones_are_not(
     report = measure(reference, None, traffic(new), html=tmp_path / "report.html")
     assert report.status == status, report
     assert (tmp_path / "report.html").stat().st_size > 1000
+    grown = column(report, "grown")
+    assert (grown.status, grown.reason) == (
+        "not_computable", "what grew needs 1,000 prompts in the samples of both sides, one has 320",
+    )  # fmt: skip
+
+
+GROWN = {"grown": {"method": "TVD", "threshold": 0.04}}
+
+
+@pytest.mark.parametrize(("new", "status"), [(0, "no_drift"), (200, "drift")])
+def test_a_tenth_of_new_intents_is_drift_where_both_sides_have_many_rows(new: int, status: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    report = measure(traffic(0, 2000, 6), None, traffic(new, 2000), html=page, **GROWN)
+    found = column(report, "grown")
+    assert found.status == report.status == status
+    assert found.value == pytest.approx(sum(change.now - change.before for change in report.changed))
+    assert bool(report.changed) == bool(new)
+    assert f"grown (TVD): {status.replace('_', ' ')}, {found.value:.3f}, threshold 0.04" in drift_page.summary(report)
+    assert page.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("day", "status"), [(7 + 6, "no_drift"), (7, "drift")])
+def test_what_is_asked_each_sunday_has_grown_on_a_monday_alone(day: int, status: str) -> None:
+    week = [sunday(n) if n == 6 else at(traffic(0, 300, n), n) for n in range(7)]
+    report = measure(pd.concat(week).assign(request_id=[f"r{i}" for i in range(2100)]), None, sunday(day, 1000), **GROWN)
+    assert column(report, "grown").status == status, report
+
+
+def at(asked: pd.DataFrame, day: int) -> pd.DataFrame:
+    times = pd.Timestamp("2026-03-02", tz="UTC") + pd.to_timedelta(86_400 * day + 86_400 * asked.index // len(asked), unit="s")
+    return asked.assign(timestamp=times)
+
+
+def sunday(day: int, rows: int = 300) -> pd.DataFrame:
+    return at(traffic(rows // 5, rows, day), day)
 
 
 def test_without_a_window_of_its_own_only_the_inputs_are_compared() -> None:
