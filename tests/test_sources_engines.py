@@ -214,6 +214,7 @@ def test_a_window_is_measured_and_decided_alike_in_every_store(stores: dict[str,
     """The second day against the first: distances, quality, and from these the violations and the decision."""
     params = params_.load(".").of("support")
     rules = {"response": {"method": "TVD"}, "latency_ms": {"method": "wasserstein"}, "prompt_length": {"method": "psi"}}
+    rules["grown"] = {"method": "TVD"}
     columns = {name: sections.DriftColumn(threshold=0.2, **rule) for name, rule in rules.items()}
     second = Window(DAY.end, DAY.end + DAY.length)
     made: dict[str, dict[str, Any]] = {}
