@@ -17,7 +17,7 @@ Pairs = Mapping[str, Any]  # column -> its usable values in the samples of refer
 
 def write(report: "DriftReport", kinds: Mapping[str, Kind], pairs: Pairs, html: Path) -> None:
     """Evidently's page of the sample's distributions, under the figures of this report; no page where it can draw no column."""
-    drawn = [column for column in report.columns if column.value is not None]
+    drawn = [column for column in _ordered(report) if column.value is not None]
     try:
         made = _snapshot(drawn, kinds, pairs)
     except Exception:  # Evidently loses a whole report to one column: what it cannot draw is left out
@@ -74,6 +74,11 @@ def _known(column: "ColumnDrift") -> str:
     return name
 
 
+def _ordered(report: "DriftReport") -> "list[ColumnDrift]":
+    """What drifted comes first."""
+    return sorted(report.columns, key=lambda column: ("drift", "no_drift", "not_computable").index(column.status))
+
+
 def _because(column: "ColumnDrift") -> str:
     return f" ({column.reason})" if column.reason else ""
 
@@ -89,7 +94,7 @@ def summary(report: "DriftReport") -> list[str]:
             f"{c.column} ({c.how}): {c.status.replace('_', ' ')}, {c.value:.3f}, threshold {c.threshold:g}{_because(c)}"
             if c.value is not None
             else f"{c.column} ({c.method}): not computable, {c.reason}"
-            for c in sorted(report.columns, key=lambda c: ("drift", "no_drift", "not_computable").index(c.status))
+            for c in _ordered(report)
         ),
         "Charts are of a sample; distances of numbers and categories are of all rows.",
     ]
