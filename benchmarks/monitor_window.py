@@ -33,7 +33,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "prompt": {"method": "abs_text_content_drift", "threshold": 0.7},
     "novelty": {"method": "wasserstein", "threshold": 0.235},
     "topic": {"method": "jensenshannon", "threshold": 0.2},
-    "grown": {"method": "TVD", "threshold": 0.04},
+    "grown": {"method": "TVD", "threshold": 0.05},
     **{name: {"method": "wasserstein", "threshold": 0.2} for name in NUMBERS[:4]},
     **{name: {"method": "psi", "threshold": 0.2} for name in NUMBERS[4:6]},
     **{f"metadata.{name}": {"method": "jensenshannon", "threshold": 0.2, "kind": "number"} for name in ("turns", "cost")},
