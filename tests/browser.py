@@ -71,6 +71,15 @@ class Page:
         found = f"[...document.querySelectorAll({json.dumps(inside + ' a[href]')})]"
         return dict(self.js(f"{found}.map(a => [a.innerText, a.href])"))
 
+    def shows_a_card(self) -> None:
+        """As a person reads it: what a line is about in bold, a table of checks, and the picture of the scores."""
+        self.wait("[...document.querySelectorAll('strong')].some(e => e.innerText.startsWith('What users ask now'))")
+        cells = self.js("[...document.querySelectorAll('th, td')].map(e => e.innerText.replace(/[^a-z]/g, ''))")
+        assert {"result", "check", "role", "suite", "why", "superior", "success"} <= set(cells)
+        self.wait("[...document.querySelectorAll('img')].some(e => e.src.includes('scores.png') && e.naturalWidth > 500)")
+        assert "**" not in self.text()
+        assert "|---" not in self.text()
+
     def text(self) -> str:
         """What a person reads on it."""
         return str(self.js("document.body ? document.body.innerText : ''"))
