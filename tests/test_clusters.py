@@ -73,8 +73,8 @@ def test_the_card_shows_the_mean_of_all_rows_beside_what_was_tested() -> None:
     arms = {arm: {"n": 140, "right": share} for arm, share in (("candidate", 0.964286), ("champion", 0.75))}
     lines = plain_lines(judge(rows), {"suites": {"audit": {"n": 140, "arms": arms}}})
     (line,) = [line for line in lines if "(audit)" in line and "champion" in line]
-    assert line.endswith("of 130 rows: it gained 23.1 points, more than chance would explain (all 140 rows, one or more a "
-                         "user: 96.4 %, 75.0 %).")  # fmt: skip
+    assert line.endswith("of 130 rows: it gained 23.1 points, more than chance would explain (over all 140 rows, of which only "
+                         "those that share no user or question were tested: 96.4 %, the champion 75.0 %).")  # fmt: skip
 
 
 def test_slices_pool_the_suites_one_row_a_user() -> None:

@@ -149,5 +149,5 @@ def test_the_card_tells_what_was_changed_since_the_champion_was_judged() -> None
         adapter="support", purpose="improve", promote=False, status="not_evaluated", checks=(), excluded={}, bound={}
     )
     told = card(verdict, {"suites": {}}, [], overlay.since(changes, known))
-    assert "The suites were changed since the champion was judged: 3 rows retired (why True)." in told
+    assert "**The suites were changed since the champion was judged:** 3 rows retired (why True)." in told
     assert "suites were changed" not in card(verdict, {"suites": {}}, [])
