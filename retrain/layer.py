@@ -50,16 +50,16 @@ class _Group:
     def __init__(self, layers: Sequence[Any]) -> None:
         import torch
 
-        bases = [fused.base_of(layer) for layer in layers]
-        self.learning = [fused.lora_of(layer) for layer in layers]
+        bases, learning = [fused.base_of(layer) for layer in layers], [fused.lora_of(layer) for layer in layers]
+        self.lora = [weight for found in learning if found for weight in found[:2]]  # A and B of each that learns, in turn
         self.outputs = sum(one.weight.shape[0] for one in bases)
-        ranks = sum(found[0].shape[0] for found in self.learning if found)
+        ranks = sum(a.shape[0] for a in self.lora[::2])
         dense = torch.cat([one.weight for one in bases])
         self.weight = torch.cat([dense, dense.new_zeros(ranks, dense.shape[1])])
         self.up = dense.new_zeros(self.outputs, ranks)
         self.places: list[tuple[slice, slice, float]] = []  # of outputs and ranks, and the scale, of each that learns
         row = rank = 0
-        for one, found in zip(bases, self.learning, strict=True):
+        for one, found in zip(bases, learning, strict=True):
             count = one.weight.shape[0]
             one.weight.data = self.weight[row : row + count]  # the same memory
             if found:
@@ -67,14 +67,10 @@ class _Group:
                 rank += found[0].shape[0]
             row += count
 
-    @property
-    def lora(self) -> list[Any]:
-        """A and B of each that learns, in turn."""
-        return [weight for found in self.learning if found for weight in found[:2]]
-
-    def take(self, lora: Sequence[Any]) -> None:
-        """Today's A and B, in the precision of the base; B with its scale."""
-        for (rows, ranks, scale), a, b in zip(self.places, lora[::2], lora[1::2], strict=True):
+    def take(self) -> None:
+        """Today's A and B, in the precision of the base; B with its scale. The backward pass reads them too: it comes before
+        they change."""
+        for (rows, ranks, scale), a, b in zip(self.places, self.lora[::2], self.lora[1::2], strict=True):
             self.weight[self.outputs :][ranks].copy_(a)
             self.up[rows, ranks].copy_(b).mul_(scale)
 
@@ -191,14 +187,6 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
     return out
 
 
-def _turn_back(gradient: Any, cos: Any, sin: Any) -> Any:
-    half = gradient.shape[-1] // 2
-    out = gradient * cos
-    out[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
-    out[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
-    return out
-
-
 @cache
 def _step() -> Any:
     """The autograd function; a class of torch's can only be made where torch may be loaded."""
@@ -207,13 +195,11 @@ def _step() -> Any:
 
     class Step(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, of: _Layer, hidden: Any, cos: Any, sin: Any, mask: Any, *lora: Any) -> Any:
+        def forward(ctx: Any, of: _Layer, hidden: Any, cos: Any, sin: Any, mask: Any, *_lora: Any) -> Any:
+            """_lora: what the groups hold, named here so that autograd asks for its gradients."""
             with torch.autocast(hidden.device.type, enabled=False):
-                at = 0
                 for group in of.groups:
-                    count = 2 * len(group.places)
-                    group.take(lora[at : at + count])
-                    at += count
+                    group.take()
                 batch, tokens, width = hidden.shape
                 x = hidden.reshape(-1, width)
                 normed, unit, inverse = _normed(x, *of.norms[0])
@@ -263,15 +249,18 @@ def _step() -> Any:
                 room = of.o.room(g)
                 room[:, :width] = g
                 of_seen, learned_o = of.o.backward(room, seen, thin[1])
-                many = batch * of.shared
+                many, back = (
+                    batch * of.shared,
+                    -sin.roll(of.head // 2, -1),
+                )  # the other half's angle, turned back
                 of_seen = of_seen.view(batch, tokens, of.heads, of.head).transpose(1, 2).reshape(many, -1, of.head)
                 of_v = shares.transpose(1, 2) @ of_seen
                 of_scores = torch._softmax_backward_data(of_seen @ v.transpose(1, 2), shares, -1, shares.dtype)
                 of_q, of_k = (of_scores @ k).mul_(of.scale), of_scores.transpose(1, 2) @ q
                 room = of.qkv.room(g)
                 split = room[:, : of.qkv.outputs].view(batch, tokens, -1, of.head).transpose(1, 2)
-                split[:, : of.heads] = _turn_back(of_q.view(batch, of.heads, tokens, of.head), cos, sin)
-                split[:, of.heads : of.heads + of.shared] = _turn_back(of_k.view(batch, of.shared, tokens, of.head), cos, sin)
+                split[:, : of.heads] = _turn(of_q.view(batch, of.heads, tokens, of.head), cos, back)
+                split[:, of.heads : of.heads + of.shared] = _turn(of_k.view(batch, of.shared, tokens, of.head), cos, back)
                 split[:, of.heads + of.shared :] = of_v.view(batch, of.shared, tokens, of.head)
                 of_normed, learned_qkv = of.qkv.backward(room, normed, thin[0])
                 g = g + _norm_back(of_normed, of.norms[0][0], unit, inverse)
