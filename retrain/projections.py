@@ -69,9 +69,9 @@ def write(workspace: Workspace, adapter: str, *, panels: bool) -> Written:
     told = telling.chronicle(adapter, windows=windows, entries=entries, collections=collections, hours=hours)
     _restore_reports(workspace, registry, told)
     runs = {run.tags["digest"]: run for run in registry.ended_trainings(adapter) if "digest" in run.tags}
-    linked = replace(told, events=tuple(_linked(workspace, event, runs) for event in told.events))
+    story = replace(told, events=tuple(_linked(workspace, event, runs) for event in told.events))
     cards = _cards(registry, runs)
-    html = pages.story_page(linked, cards=cards, commits=_commits(workspace, told.events))
+    html = pages.story_page(story, cards=cards, commits=_commits(workspace, told.events))
     page, metrics = page_of(workspace, adapter), workspace.local / "metrics" / f"{adapter}.prom"
     write_text(page, html)
     write_json(reports(workspace) / f"{adapter}.json", pages.summary_row(told))

@@ -14,6 +14,7 @@ from retrain.records import content_id
 ERASED = "[erased]"
 SHORT = 8  # characters: a text below is erased where quotes or the like enclose it, else "hi" would be cut out of "this"
 QUOTED = (r'(?<=["\'|>])(\s*)', r'(?=[\s\u200b]*["\'|<])')  # \u200b: `markdown.spaced`
+APART = (r"(?<!\w)()", r"(?!\w)")
 Covers = Callable[[Any], bool]  # whether an origin, {"request_id", "user"}, is of who is erased
 
 
@@ -78,10 +79,8 @@ class Traces:
         for word in sorted(self.words, key=len, reverse=True):
             for form in sorted(forms(word), key=len, reverse=True):
                 if form in text:
-                    around = (
-                        (r'(?<=["\'|>])(\s*)', r'(?=[\s\u200b]*["\'|<])') if len(word) < SHORT else (r"(?<!\w)()", r"(?!\w)")
-                    )
-                    text = re.sub(around[0] + re.escape(form) + around[1], lambda found: found[1] + ERASED, text)
+                    before, after = QUOTED if len(word) < SHORT else APART
+                    text = re.sub(before + re.escape(form) + after, lambda found: found[1] + ERASED, text)
         return text
 
 
