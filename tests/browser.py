@@ -1,6 +1,5 @@
 """A headless chromium, driven through its DevTools protocol: pages that need a log-in, or time until they are drawn."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -84,11 +83,8 @@ class Page:
         """What a person reads on it."""
         return str(self.js("document.body ? document.body.innerText : ''"))
 
-    def picture(self, path: Path, width: int, height: int) -> Path:
+    def sized(self, width: int, height: int) -> None:
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        time.sleep(1.0)  # the page is laid out again
-        path.write_bytes(base64.b64decode(self("Page.captureScreenshot", format="png")["data"]))
-        return path
 
 
 @contextlib.contextmanager
@@ -112,7 +108,6 @@ def page(width: int = 1280, height: int = 1000) -> Iterator[Page]:
 
 
 def _first_page(port: int) -> str:
-
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
         return next(str(one["webSocketDebuggerUrl"]) for one in json.load(answer) if one["type"] == "page")
 

@@ -33,6 +33,7 @@ def test_it_shows_verdict_and_picture_and_its_links_work(mlflow_server: servers.
         page.reads("Passed: it answers the new questions better (audit gained 25.0 points)")
         page.shows_a_card()
         links = page.links("body")
+        assert {"the run", "the whole card"} <= links.keys()
         for words, there in (("the run", "Finished"), ("the whole card", "What was tried")):
             page.open("about:blank")  # else only what follows # changes
             page.open(links[words])
