@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calling import call
 from tables import SHA, failing, good, judge, right, suite
 
-from retrain import gate, inputs
+from retrain import gate, inputs, jobs, ledger, projections
 from retrain.card import one_line
-from retrain.verdict import ChampionState, Verdict
+from retrain.verdict import ChampionState, Verdict, read_state
+from retrain.workspace import Workspace
 
 
 def anchored(rows: list[dict[str, Any]], anchors: dict[str, dict[str, Any]]) -> Verdict:
@@ -142,3 +144,20 @@ def test_after_a_rebaseline_losses_add_up_from_what_serves(tmp_path: Path) -> No
     before = {"digest": "v1", "anchors": {"golden": {"a": False, "b": True}}}  # of one that served before v1
     assert inputs.anchors(clone, "support", inputs.rebaselined(before, "v1"), "right") == {"golden": {"a": True, "b": False}}
     assert inputs.anchors(clone, "support", inputs.rebaselined(before, "v2"), "right") == {}  # v2's answers are not known yet
+
+
+def test_a_rebaseline_needs_a_reason_and_is_told_for_ever(released: Workspace) -> None:
+    assert call("rebaseline", "support", "--reason", " ", "-w", released.root).code == 2
+    told = call("rebaseline", "support", "--reason", "refunds are a form now", "--json", "-w", released.root)
+    line = json.loads(told.out)
+    champion = ledger.state(jobs.entries(released, "support")).champion
+    assert champion is not None
+    assert (told.code, line["kind"], line["version"]) == (0, "rebaseline", champion.version)
+    with released.clone("next") as clone:
+        inputs.put(clone, inputs.Asked("support", "2027-01-01T00-00-00Z", "improve", (), ()))
+        state = read_state(clone.root / "champion" / "support.json")
+    assert state.anchors == {}
+    assert len(state.rebaselined) == 1  # every card from now on says it
+    assert state.rebaselined[0].endswith(f"from v{line['version']} on: refunds are a form now")
+    assert state.rebaselined[0] in call("history", "support", "-w", released.root).out
+    assert "refunds are a form now" in projections.page_of(released, "support").read_text("utf-8")

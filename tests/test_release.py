@@ -10,14 +10,13 @@ from calling import call
 from forging import another_candidate
 from small import set_for_all
 
-from retrain import guard, inputs, jobs, ledger, permission, projections, prune, release, rollout, routes
+from retrain import guard, jobs, ledger, permission, prune, release, rollout, routes
 from retrain.errors import RejectedError, StaleError, WaitingError
 from retrain.params import load
 from retrain.permission import Answer
 from retrain.records import from_stamp, stamp
 from retrain.registry import Registry, load_champion
 from retrain.sections import OfficeHours
-from retrain.verdict import read_state
 from retrain.workspace import Workspace
 
 
@@ -247,21 +246,6 @@ def test_a_forced_promotion_needs_a_reason_is_marked_for_ever_and_may_serve(rele
     assert "FORCED past the gate" in call("status", "-w", released.root).out
     told = call("explain", line.tag, "-w", released.root)
     assert "FORCED past the gate by a person: the old one is worse" in told.out
-
-
-def test_a_rebaseline_needs_a_reason_and_is_told_for_ever(released: Workspace) -> None:
-    assert call("rebaseline", "support", "--reason", " ", "-w", released.root).code == 2
-    told = call("rebaseline", "support", "--reason", "refunds are a form now", "--json", "-w", released.root)
-    line = json.loads(told.out)
-    assert (told.code, line["kind"], line["version"]) == (0, "rebaseline", serving(released).version)
-    with released.clone("next") as clone:
-        inputs.put(clone, inputs.Asked("support", "2027-01-01T00-00-00Z", "improve", (), ()))
-        state = read_state(clone.root / "champion" / "support.json")
-    assert state.anchors == {}
-    assert len(state.rebaselined) == 1  # every card from now on says it
-    assert state.rebaselined[0].endswith(f"from v{line['version']} on: refunds are a form now")
-    assert state.rebaselined[0] in call("history", "support", "-w", released.root).out
-    assert "refunds are a form now" in projections.page_of(released, "support").read_text("utf-8")
 
 
 def test_a_candidate_that_was_judged_against_another_champion_is_stale(released: Workspace) -> None:
