@@ -8,11 +8,14 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from retrain import params as params_
 from retrain.errors import IntegrityError, ParamsError, RetrainError
@@ -107,16 +110,29 @@ def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> No
     source: dict[str, Any] = {"revision": base.revision} if base.source == "hub" else {}
     if gguf:
         source["gguf_file"] = gguf
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **source)
+    with _read_once():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **source)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source)
     if gguf:  # what marks it as quantised would make save_pretrained write GGUF's own settings
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(made)
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source).save_pretrained(made)
+    tokenizer.save_pretrained(made)
     config = read_json(made / "tokenizer_config.json")
     config.pop("local_files_only", None)  # follows HF_HUB_OFFLINE: the digest must not
     write_json(made / "tokenizer_config.json", config)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers reads a GGUF file's header, a hundred thousand strings, for the configuration, the weights and the tokenizer
+    each, and makes gguf's table of names once a module: here the second one that asks gets what the first got."""
+    import gguf
+
+    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with mock.patch.multiple(gguf, **once):
+        yield
 
 
 # --- loading
