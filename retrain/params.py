@@ -140,6 +140,7 @@ class Train(Section):
     targets: tuple[str, ...]
     epochs: Positive
     learning_rate: Annotated[float, Field(gt=0)]
+    loraplus: Annotated[float, Field(ge=1)] = 1.0  # a workspace from before it was there trains as it did
     warmup: Share
     batch: Positive
     max_length: Annotated[int, Field(ge=16)]

@@ -98,10 +98,14 @@ def run(
     SystemExit raised.
     """
     import torch
+    from peft.optimizers import create_loraplus_optimizer
     from tqdm import tqdm
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=settings.learning_rate, loraplus_lr_ratio=settings.loraplus, weight_decay=0.0, fused=True
+    )
+    full = [group["lr"] for group in optimizer.param_groups]
     total = settings.epochs * math.ceil(len(data) / settings.batch)
     warm = max(1, round(settings.warmup * total))
     model.train()  # before anything goes through it: in eval mode bitsandbytes repacks NF4 on a CPU, and gradients are lost
@@ -126,11 +130,13 @@ def run(
                 raise RetrainError(
                     f"the loss is {value}, its gradient {norm}, {where}: lower train.learning_rate, or look at them"
                 )
-            rate = settings.learning_rate * min(step / warm, (total - step + 1) / max(1, total - warm))
-            optimizer.param_groups[0]["lr"] = rate
+            share = min(step / warm, (total - step + 1) / max(1, total - warm))
+            for group, rate in zip(optimizer.param_groups, full, strict=True):
+                group["lr"] = share * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            row = {"step": step, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm, "learning_rate": rate}
+            row = {"step": step, "time": int(time.time() * 1000), "loss": value, "grad_norm": norm}
+            row["learning_rate"] = share * settings.learning_rate
             rows.append({**row, "seconds": round(time.monotonic() - began, 3), "of": total})
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()

@@ -43,7 +43,7 @@ def recipe(params: params_.Params, adapter: str) -> str:
     settings = params.synthesize.model_dump(mode="json", exclude={"rows": True, "approval": True, "generator": waits})
     base = params.bases[params.adapter(adapter).base].model_dump(mode="json")
     if isinstance(generator, Reverse):
-        made_by: Any = params.train.model_dump(mode="json", exclude={"epochs", "checkpoint_steps", "device"})
+        made_by: Any = params.train.model_dump(mode="json", exclude={"epochs", "loraplus", "checkpoint_steps", "device"})
     else:
         made_by = prompts.read_prompt(Path(params.adapter(adapter).prompt))
     told = dumps([settings, base, made_by, template_of(generator)], sort_keys=True)
@@ -76,7 +76,7 @@ def write_reverse(
     taught = params.model_copy(
         update={
             "adapters": {**params.adapters, adapter: own},
-            "train": params.train.model_copy(update={"epochs": spec.epochs}),
+            "train": params.train.model_copy(update={"epochs": spec.epochs, "loraplus": 1.0}),  # as the docs measured it
         }
     )
     train.train(reversed_rows(rows), adapter, taught, base, scratch / "adapter", scratch / "log.jsonl", home=scratch)

@@ -56,6 +56,20 @@ def test_the_same_data_base_and_parameters_give_the_same_bytes(params: params_.P
     assert train.verify(trained(params, tiny, "one")) == train.verify(trained(params, tiny, "two"))
 
 
+def with_train(params: params_.Params, **settings: Any) -> params_.Params:
+    return params.model_copy(update={"train": params.train.model_copy(update=settings)})
+
+
+def test_b_learns_as_many_times_as_fast_as_it_is_told(params: params_.Params, tiny: Path) -> None:
+    moved = {}
+    for ratio in (1.0, 4.0):
+        one_step = with_train(params, epochs=1, batch=4, warmup=0.0, loraplus=ratio)
+        weights = load_file(trained(one_step, tiny, f"x{ratio:g}") / "adapter_model.safetensors")
+        moved[ratio] = sum(float(w.abs().sum()) for name, w in weights.items() if "lora_B" in name)
+        assert json.loads(Path("log.jsonl").read_text())["learning_rate"] == one_step.train.learning_rate
+    assert moved[4.0] == pytest.approx(4 * moved[1.0], rel=1e-3)  # AdamW's first step has the length of its rate
+
+
 def test_one_flipped_byte_is_refused(params: params_.Params, tiny: Path) -> None:
     folder = trained(params, tiny)
     weights = folder / "adapter_model.safetensors"

@@ -1,5 +1,6 @@
 """Verbs that answer users: serve, and sync for a vLLM server."""
 
+import os
 from dataclasses import replace
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def serve(
     space = replace(
         space, params=params.load(space.root, [*(override or ()), *([] if port is None else [f"serve.port={port}"])])
     )
+    os.environ.setdefault("RETRAIN_CACHE", str(space.local))
     server.serve(space, server.backend(space), say)
 
 
