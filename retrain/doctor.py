@@ -36,7 +36,7 @@ VENDORS = {
     "transformers": "train",
     "apache-airflow": "airflow",
 }
-FREE_GB = 3.0  # the unpacked base (0.3 GB) twice, for it is in the DVC cache too, and dozens of adapters of 20 MB
+FREE_GB = 3.0  # the unpacked base (0.3 GB) three times (DVC cache, rounded to NF4), and dozens of adapters of 20 MB
 PATIENCE = 10.0  # seconds for a git remote or a driver to answer
 
 
