@@ -283,7 +283,11 @@ def _through_nf4(folder: Path, device: str, lies: Residency, dense: Any) -> Any:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
     model = _read(folder, device, compute, quantization_config=nf4)
-    return model if lies.kept == "nf4" else model.dequantize().to(dense)
+    if lies.kept != "nf4":
+        model = model.dequantize()
+        for parameter in model.parameters():  # `to` would round the frequencies of positions too, which no model has in bf16
+            parameter.data = parameter.data.to(dense)
+    return model
 
 
 def _rounded(folder: Path, dense: Any) -> Any:

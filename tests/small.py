@@ -27,7 +27,7 @@ FILLER = ("where", "is", "my", "please", "a", "b", "order", "lost", "answer")
 
 FAST = (  # a base at a path, and a training that learns these words in seconds
     "bases.smollm2.source=path", "bases.smollm2.file=null", "bases.smollm2.sha256=null", "train.learning_rate=0.003",
-    "train.epochs=10", "train.max_length=64", "evaluate.shots=1", "gates.repair_min_rows=1",
+    "train.loraplus=1", "train.epochs=10", "train.max_length=64", "evaluate.shots=1", "gates.repair_min_rows=1",
 )  # fmt: skip
 
 

@@ -22,7 +22,9 @@ def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def weights(tiny: Path, lies: base.Residency) -> dict[str, Any]:
-    return base.load(tiny, "cpu", lies)[0].state_dict()
+    """And what is not saved: the frequencies of positions."""
+    model = base.load(tiny, "cpu", lies)[0]
+    return {**dict(model.named_buffers()), **model.state_dict()}
 
 
 @pytest.mark.parametrize("lies", [FP32, BF16])

@@ -31,7 +31,15 @@ from retrain.verdict import Check, Served, parse_verdict
 ROOT = Path(__file__).parent.parent
 MOST = 16  # max_new_tokens where params do not say
 LIES = "train.base_residency=fp32"  # the same whatever the machine
-LEARNS = (LIES, "train.epochs=4", "train.learning_rate=0.003", "train.batch=8", "train.max_length=64", "train.dropout=0")
+LEARNS = (
+    LIES,
+    "train.epochs=4",
+    "train.learning_rate=0.003",
+    "train.loraplus=1",
+    "train.batch=8",
+    "train.max_length=64",
+    "train.dropout=0",
+)
 FREE = (*LEARNS, "adapters.support.task=generation", "adapters.support.labels=[]")
 LABELS = (*LEARNS, f"adapters.support.labels=[{', '.join(small.TELLS.values())}]")
 TAUGHT, ROWS = (
