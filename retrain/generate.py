@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from retrain import base, fused, prompts
+from retrain import base, fused, layer, prompts
 from retrain import train as train_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
@@ -50,18 +50,24 @@ class Model:
         self.lies = lies(base_folder, self.device, adapter, train or {})
         self.model, self.tokenizer = base.load(base_folder, self.device, self.lies)
         self.run: dict[str, Any] | None = None
-        if adapter is not None:
-            self.use(adapter)
+        self.use(adapter)
 
     def use(self, adapter: Path | None) -> None:
         """Answer with this adapter from now on, or as the base alone: LoRA lies beside the weights, which stay as they were."""
+        layer.release(self.model)
         if self.run is not None:
             self.model, self.run = self.model.unload(), None
-        if adapter is None:
-            return
-        digest, run = train_.verify(adapter), read_json(adapter / "run.json")
-        self._attach(adapter, run)
-        self.digest, self.run = digest, run
+        if adapter is not None:
+            digest, run = train_.verify(adapter), read_json(adapter / "run.json")
+            self._attach(adapter, run)
+            self.digest, self.run = digest, run
+        self._fuse()
+
+    def _fuse(self) -> None:
+        if self.fuse:
+            fused.fuse(self.model)
+            if self.device == "cpu":
+                layer.fuse(self.model)
 
     def _attach(self, adapter: Path, run: Mapping[str, Any]) -> None:
         from peft import PeftModel
@@ -78,8 +84,6 @@ class Model:
         for parameter in learned.values():
             parameter.data = parameter.data.to(attached.dtype)
         self.model = attached
-        if self.fuse:
-            fused.fuse(self.model)
 
     def template(self, system: str, max_length: int) -> prompts.Template:
         return prompts.Template(self.tokenizer, system, max_length)

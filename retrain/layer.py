@@ -5,12 +5,15 @@ layers that each read the same rows. Here projections of the same rows are one p
 base's weight and so cost no product of their own, softmax stays in the precision of the scores, heads that share keys are one
 product, and the backward pass is written out. The same numbers but for rounding; parameters stay peft's, and so does what is
 saved. A layer that computes anything else (another norm, a bias, a scale) answers differently and stays as it was.
+
+Where nothing learns and attention is torch's own (`sdpa`), the same products answer questions, with a cache and, in `serving`,
+with the LoRA weights of many adapters beside the base.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 from retrain import fused
 
@@ -22,16 +25,34 @@ PARTS = {
 }
 
 
-def fuse(model: Any) -> int:
-    """Layers of a peft model that compute so from now on; all others keep their own forward pass."""
+class Beside(Protocol):
+    """LoRA weights that are no part of the model."""
+
+    def rows(self, of: Sequence[Any]) -> None:
+        """Whose rows the next pass has; none: the base's own."""
+
+    def takes(self, names: Sequence[str], sizes: Sequence[int]) -> Callable[[Any, Any], None]:
+        """What adds to `out` (rows, at least sum of sizes) what projections of these names say to x (rows, inputs)."""
+
+
+def fuse(model: Any, beside: Beside | None = None) -> int:
+    """Layers of a model that compute so from now on; all others keep their own forward pass."""
     changed, masks = 0, _Masks()
-    for layer in model.modules():
+    for name, layer in model.named_modules():
         if _common(layer):
-            made = _Layer(layer, masks)
+            made = _Layer(layer, masks, name, beside)
             if made.answers_alike():
                 layer.forward = MethodType(made.forward, layer)
                 changed += 1
     return changed
+
+
+def release(model: Any) -> None:
+    """Every layer that was fused computes as its class does again."""
+    for layer in model.modules():
+        ours = getattr(layer.__dict__.get("forward"), "__func__", None)
+        if isinstance(getattr(ours, "__self__", None), _Layer):
+            del layer.forward
 
 
 def _common(layer: Any) -> bool:
@@ -66,19 +87,23 @@ class _Group:
                 self.places.append((slice(row, row + count), slice(rank, rank + found[0].shape[0]), found[2]))
                 rank += found[0].shape[0]
             row += count
+        self.add: Callable[[Any, Any], None] | None = None  # what lies beside
+        self.take()
 
     def take(self) -> None:
         """Today's A and B, in the precision of the base; B with its scale. The backward pass reads them too: it comes before
         they change."""
         for (rows, ranks, scale), a, b in zip(self.places, self.lora[::2], self.lora[1::2], strict=True):
-            self.weight[self.outputs :][ranks].copy_(a)
-            self.up[rows, ranks].copy_(b).mul_(scale)
+            self.weight[self.outputs :][ranks].copy_(a.detach())
+            self.up[rows, ranks].copy_(b.detach()).mul_(scale)
 
     def forward(self, x: Any) -> Any:
         """(rows, outputs + ranks) of x (rows, inputs): what the projections say, and beside it what LoRA's A says."""
         out = x @ self.weight.t()
         if self.places:
             out[:, : self.outputs].addmm_(out[:, self.outputs :], self.up.t())
+        if self.add:
+            self.add(x, out)
         return out
 
     def room(self, x: Any) -> Any:
@@ -103,7 +128,7 @@ class _Group:
 class _Layer:
     """One decoder layer: its groups, norms and shapes."""
 
-    def __init__(self, layer: Any, masks: "_Masks") -> None:
+    def __init__(self, layer: Any, masks: "_Masks", name: str, beside: Beside | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.masks, self.head, self.scale = layer, masks, attention.head_dim, attention.scaling
         self.qkv = _Group([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -115,13 +140,25 @@ class _Layer:
         )
         self.norms = [(norm.weight, norm.variance_epsilon) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         self.wide = fused.base_of(mlp.gate_proj).weight.shape[0]
+        self.attend = _attends(attention)
+        self.beside = beside
+        if beside:
+            parts = (["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"])
+            for group, where, names in zip(self.groups, ("self_attn", "self_attn", "mlp", "mlp"), parts, strict=True):
+                sizes = [layer.get_submodule(f"{where}.{one}").weight.shape[0] for one in names]
+                group.add = beside.takes([f"{name}.{where}.{one}" for one in names], sizes)
 
     def forward(
         self, layer: Any, hidden: Any, attention_mask: Any = None, position_embeddings: Any = None, **others: Any
     ) -> Any:
-        """In place of the layer's own, which goes on answering where a cache is filled or no mask of numbers is given."""
+        """In place of the layer's own, which goes on where neither way is its: a cache while it learns, no mask of numbers."""
+        import torch
+
+        fits = hidden.dtype == self.qkv.weight.dtype
+        if self.attend and fits and not (layer.training or torch.is_grad_enabled()):
+            return self.answer(hidden, attention_mask, position_embeddings, others.get("past_key_values"))
         masked = attention_mask is not None and attention_mask.is_floating_point() and attention_mask.dim() == 4
-        if others.get("past_key_values") is not None or not masked or hidden.dtype != self.qkv.weight.dtype:
+        if others.get("past_key_values") is not None or not (masked and fits):
             return type(layer).forward(
                 layer, hidden, attention_mask=attention_mask, position_embeddings=position_embeddings, **others
             )
@@ -129,6 +166,25 @@ class _Layer:
         return _step().apply(
             self, hidden, cos, sin, attention_mask, *(weight for group in self.groups for weight in group.lora)
         )
+
+    def answer(self, hidden: Any, mask: Any, turned: Any, cache: Any) -> Any:
+        """Without gradients; keys and values of what was read before are in the cache, and these join them."""
+        from torch.nn.functional import silu
+
+        attention = self.layer.self_attn
+        (batch, tokens, width), (cos, sin) = hidden.shape, (part[:, None] for part in turned)
+        x = hidden.reshape(-1, width)
+        said = self.qkv.forward(_normed(x, *self.norms[0])[0])
+        split = said[:, : self.qkv.outputs].view(batch, tokens, -1, self.head).transpose(1, 2)
+        q, k = _turn(split[:, : self.heads], cos, sin), _turn(split[:, self.heads : self.heads + self.shared], cos, sin)
+        v = split[:, self.heads + self.shared :]
+        if cache is not None:
+            k, v = cache.update(k, v, attention.layer_idx)
+        seen, _ = self.attend(attention, q, k, v, mask, dropout=0.0, scaling=self.scale)
+        middle = x + self.o.forward(seen.reshape(batch * tokens, -1))[:, :width]
+        both = self.gate_up.forward(_normed(middle, *self.norms[1])[0])
+        act = silu(both[:, : self.wide]).mul_(both[:, self.wide : 2 * self.wide])
+        return (middle + self.down.forward(act)[:, :width]).view_as(hidden)
 
     def answers_alike(self) -> bool:
         """Whether it adds to random rows what the layer adds; they are small, so that their sum rounds little of it away."""
@@ -140,11 +196,20 @@ class _Layer:
         angles = torch.randn(2, tokens, self.head // 2, generator=generator).repeat(1, 1, 2)
         turned = (angles.cos().to(dtype), angles.sin().to(dtype))
         mask = torch.full((tokens, tokens), torch.finfo(dtype).min, dtype=dtype).triu(1).expand(2, 1, -1, -1)
+        if self.beside:
+            self.beside.rows([])
         with torch.no_grad():
             given = {"attention_mask": mask, "position_embeddings": turned}
             theirs = type(self.layer).forward(self.layer, hidden, **given) - hidden
             ours = self.forward(self.layer, hidden, **given) - hidden
         return bool((ours - theirs).float().norm() < ALIKE * theirs.float().norm())
+
+
+def _attends(attention: Any) -> Any:
+    """torch's own attention as transformers calls it, None where the layer uses another (`eager` while it learns)."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS["sdpa"] if attention.config._attn_implementation == "sdpa" else None
 
 
 class _Masks:

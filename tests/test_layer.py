@@ -81,6 +81,47 @@ def test_answers_with_a_cache_are_the_layers_own(tiny: Path) -> None:
         assert torch.equal(model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=-1), theirs)
 
 
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-5), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("adapted", [True, False])
+def test_what_answers_says_what_the_layers_say_after_a_prefix_that_is_cached(
+    tiny: Path, dtype: str, off: float, adapted: bool
+) -> None:
+    import torch
+    from transformers import DynamicCache
+
+    model, data, _ = model_of(tiny, dtype)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.to(model.dtype)
+    model = (model if adapted else model.unload()).eval()
+    model.set_attn_implementation("sdpa")
+    decoder, _ = base.parts(model)
+    begin, rows = torch.tensor([data[1][0][:3]]), torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 1, 1]])
+
+    def said() -> Any:
+        """Of two rows behind a shared beginning, one padded on the left; then one more token of each."""
+        cache = DynamicCache()
+        with torch.no_grad():
+            decoder(input_ids=begin, past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(2)
+            given = {"past_key_values": cache, "use_cache": True}
+            positions = (mask.cumsum(-1) - 1)[:, -4:]
+            first = decoder(input_ids=rows, attention_mask=mask, position_ids=positions, **given).last_hidden_state[:, -1:]
+            longer = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
+            places = (longer.cumsum(-1) - 1)[:, -1:]
+            last = decoder(input_ids=rows[:, :1] + 4, attention_mask=longer, position_ids=places, **given).last_hidden_state
+        return torch.cat([first, last], dim=1).float()
+
+    theirs, forward = said(), type(decoder.layers[0]).forward
+    assert layer.fuse(model) == 2
+    assert decoder.layers[0].forward.__func__ is not forward
+    assert (said() - theirs).norm() < off * theirs.norm()
+    layer.release(model)
+    assert decoder.layers[0].forward.__func__ is forward
+    assert torch.equal(said(), theirs)
+
+
 @pytest.mark.parametrize("changed", ["norm", "scale", "bias", "dropout", "part"])
 def test_a_layer_that_computes_otherwise_is_left_alone(tiny: Path, changed: str) -> None:
     import torch

@@ -1,5 +1,6 @@
 """The engine answers as the evaluation does, whoever shares the batch, and a swap touches no answer that has begun."""
 
+import itertools
 import json
 import random
 import shutil
@@ -24,9 +25,10 @@ MOST = 12
 
 @pytest.fixture(scope="module")
 def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three trained adapters of the tiny base: two that choose among labels, one that writes."""
+    """Trained adapters of the tiny base: three that choose among labels (one beside few modules), and one that writes."""
     made = {}
-    for name, more in (("labels", (LIES,)), ("others", (LIES, "seed=8", "train.r=4")), ("free", FREE)):
+    few = "train.targets=[k_proj,up_proj]"
+    for name, more in (("labels", (LIES,)), ("others", (LIES, "seed=8", "train.r=4")), ("few", (LIES, few)), ("free", FREE)):
         folder = tmp_path_factory.mktemp(name)
         training.run(tiny, folder, *more)
         made[name] = folder / "adapter"
@@ -49,8 +51,9 @@ def questions(n: int) -> list[str]:
     return [" ".join(rng.choice(training.WORDS) for _ in range(rng.randrange(1, 12))) for _ in range(n)]
 
 
-def judged(tiny: Path, folder: Path, asked: list[str]) -> list[Answer]:
-    model = Model(tiny, device="cpu", adapter=folder)
+def judged(tiny: Path, folder: Path, asked: list[str], *, fuse: bool = True) -> list[Answer]:
+    """As the evaluation has it; fuse=False: through peft's own layers."""
+    model = Model(tiny, device="cpu", adapter=folder, fuse=fuse)
     run = model.run or {}
     return model.answers(
         [(Message(role="user", content=text),) for text in asked], template=model.template(run["prompt"], run["max_length"]),
@@ -63,7 +66,7 @@ def ask(engine: Engine, of: Any, text: str, told: Any = None) -> Row:
     return engine.ask(of, ids, most=MOST, told=told)
 
 
-def test_rows_of_three_adapters_in_one_batch_are_answered_as_they_were_judged(
+def test_rows_of_four_adapters_in_one_batch_are_answered_as_they_were_judged(
     tiny: Path, folders: dict[str, Path], engine: Engine
 ) -> None:
     asked = questions(14)
@@ -71,8 +74,8 @@ def test_rows_of_three_adapters_in_one_batch_are_answered_as_they_were_judged(
     order = [(name, i) for name in folders for i in range(len(asked))]
     random.Random(1).shuffle(order)
     rows = {(name, i): ask(engine, specialists[name], asked[i]) for name, i in order}
-    for name, folder in folders.items():
-        wanted = judged(tiny, folder, asked)
+    for (name, folder), fuse in itertools.product(folders.items(), (True, False)):
+        wanted = judged(tiny, folder, asked, fuse=fuse)
         found = [rows[name, i].future.result(20) for i in range(len(asked))]
         assert [(one.text, one.cut) for one in found] == [(one.text, one.cut) for one in wanted]
         assert [one.confidence for one in found] == pytest.approx([one.confidence for one in wanted], abs=2e-3)

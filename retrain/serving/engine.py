@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retrain import base, prompts
+from retrain import base, layer, prompts
 from retrain.errors import BusyError, IntegrityError, RetrainError
 from retrain.generate import Free, Labels, Paths, label_paths
 from retrain.records import Message, read_json
@@ -84,6 +84,8 @@ class Engine:
         self.model, self.tokenizer = base.load(base_folder, self.device, lies)
         self.base_digest = base.digest(base_folder)
         self.mixed = Mixed(self.model)
+        if self.device == "cpu":
+            layer.fuse(self.model, self.mixed)
         self.batch, self.queue = batch, queue
         self.running = Batch(self)
         self._waiting: deque[Row] = deque()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from retrain.errors import IntegrityError
 from retrain.records import read_json
@@ -72,13 +73,14 @@ class Mixed:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.runs: list[tuple[Weights, int, int]] = []
-        self._hooked: set[str] = set()
+        self._heard: set[str] = set()  # modules whose output is added to
+        self._joined: WeakKeyDictionary[Weights, dict[str, Any]] = WeakKeyDictionary()
 
     def know(self, weights: Weights) -> None:
         """Its modules are listened to from now on; call it between two forward passes."""
-        for name in weights.deltas.keys() - self._hooked:
+        for name in weights.deltas.keys() - self._heard:
             self.model.get_submodule(name).register_forward_hook(self._adding(name))
-            self._hooked.add(name)
+            self._heard.add(name)
 
     def rows(self, of: Sequence[Weights]) -> None:
         """Rows of one adapter stand together, or each change costs a product more."""
@@ -89,13 +91,48 @@ class Mixed:
                 start = stop
 
     def _adding(self, name: str) -> Callable[[Any, Any, Any], Any]:
-        from torch.nn.functional import linear
+        add = self.takes([name], [self.model.get_submodule(name).out_features])
 
-        def add(module: Any, args: Any, out: Any) -> Any:
-            for weights, start, stop in self.runs:
-                if name in weights.deltas:
-                    down, up, scale = weights.deltas[name]
-                    out[start:stop] += linear(linear(args[0][start:stop], down), up) * scale
+        def hook(module: Any, args: Any, out: Any) -> Any:
+            add(args[0].flatten(0, -2), out.flatten(0, -2))
             return out
 
+        return hook
+
+    def takes(self, names: Sequence[str], sizes: Sequence[int]) -> Callable[[Any, Any], None]:
+        """What adds the adapters' part to `out` (rows of all tokens, at least sum of sizes), given x (rows, inputs) that these
+        modules all read; whoever has it calls it in their place."""
+        self._heard.update(names)
+        of, outputs = " ".join(names), sum(sizes)
+
+        def add(x: Any, out: Any) -> None:
+            for weights, start, stop in self.runs:
+                known = self._joined.setdefault(weights, {})
+                if of not in known:
+                    known[of] = _join([weights.deltas.get(name) for name in names], sizes)
+                if known[of]:
+                    down, up = known[of]
+                    tokens = x.shape[0] // self.runs[-1][2]
+                    part = slice(start * tokens, stop * tokens)
+                    out[part, :outputs].addmm_(x[part] @ down, up)
+
         return add
+
+
+def _join(deltas: Sequence[tuple[Any, Any, float] | None], sizes: Sequence[int]) -> tuple[Any, Any] | None:
+    """(A of shape (in, ranks), B with its scale of shape (ranks, out)) of modules side by side; None where none is adapted."""
+    import torch
+
+    some = [delta for delta in deltas if delta]
+    if not some:
+        return None
+    down = torch.cat([one[0] for one in some])
+    up = down.new_zeros(down.shape[0], sum(sizes))
+    row = column = 0
+    for delta, size in zip(deltas, sizes, strict=True):
+        if delta:
+            rank = delta[0].shape[0]
+            up[row : row + rank, column : column + size] = delta[1].t() * delta[2]
+            row += rank
+        column += size
+    return down.t().contiguous(), up
