@@ -32,7 +32,7 @@ def test_weights_trained_weights_tokens_and_time_are_counted(tiny: Path) -> None
     assert found.tokens == sum(20 + len(c) for _, c in ROWS)
     assert found.supervised == (1, 2.0, 3)
     inner = sum(w.numel() for name, w in weights.items() if name.endswith("_proj.weight"))
-    assert found.seconds == pytest.approx(4 * inner * found.tokens * 3 / (fit.SHARE * 1e9))
+    assert found.seconds == pytest.approx(4 * inner * found.tokens * 4 / (fit.SHARE * 1e9))
     assert found.at_once == 8
     assert "rows at once; 16 rows" in found.told()
 
