@@ -9,7 +9,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -111,7 +111,7 @@ def _unpack(folder: str, gguf: str | None, base: params_.Base, made: Path) -> No
     source: dict[str, Any] = {"revision": base.revision} if base.source == "hub" else {}
     if gguf:
         source["gguf_file"] = gguf
-    with _read_once():
+    with _read_once() if gguf else nullcontext():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **source)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source)
     _forget_quantised(model)
@@ -299,8 +299,17 @@ def _rounded(folder: Path, dense: Any) -> Any:
         return _read(there, "cpu", dense)
     model = _through_nf4(folder, "cpu", Residency(True, str(dense), ""), dense)
     _forget_quantised(model)
-    keeping.keep(name, key, model.save_pretrained)
+    keeping.keep(name, key, lambda folder: _save(model, folder))
     return model
+
+
+def _save(model: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # how it tells of a full disk
+        raise OSError(str(error)) from error
 
 
 def tokenizer(folder: Path) -> Any:

@@ -24,9 +24,13 @@ def find(name: str, key: Mapping[str, str]) -> Path | None:
 
 
 def keep(name: str, key: Mapping[str, str], write: Callable[[Path], object]) -> None:
-    """Have `write` fill a folder, in the place of what was kept under this name; where it cannot, nothing is lost but time."""
+    """Have `write` fill a folder, in the place of what was kept under this name; where it cannot (OSError), nothing is lost but
+    time."""
     folder = process.cache("bases") / name
     scratch = folder.with_name(f".{name}.{os.getpid()}")
+    for left in folder.parent.glob(f".{name}.*"):
+        if not Path("/proc", left.suffix[1:]).exists():  # whoever wrote it was killed
+            shutil.rmtree(left, ignore_errors=True)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         write(scratch)
@@ -35,6 +39,6 @@ def keep(name: str, key: Mapping[str, str], write: Callable[[Path], object]) -> 
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     except OSError as error:  # a full disk, or another process that was first
-        print(f"warning: {folder} was not kept ({error.strerror}): the base is rounded again next time")
+        print(f"warning: {folder} was not kept ({error.strerror or error}): the base is rounded again next time")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -28,20 +28,22 @@ PARTS = {
 class Beside(Protocol):
     """LoRA weights that are no part of the model."""
 
-    def rows(self, of: Sequence[Any]) -> None:
-        """Whose rows the next pass has; none: the base's own."""
-
     def takes(self, names: Sequence[str], sizes: Sequence[int]) -> Callable[[Any, Any], None]:
         """What adds to `out` (rows, at least sum of sizes) what projections of these names say to x (rows, inputs)."""
 
 
 def fuse(model: Any, beside: Beside | None = None) -> int:
-    """Layers of a model that compute so from now on; all others keep their own forward pass."""
+    """Layers of a model that compute so from now on; all others keep their own forward pass.
+
+    beside: the weights of adapters on a bare base that only answers; nothing of them may be in force yet.
+    """
     changed, masks = 0, _Masks()
     for name, layer in model.named_modules():
         if _common(layer):
-            made = _Layer(layer, masks, name, beside)
+            made = _Layer(layer, masks)
             if made.answers_alike():
+                if beside:
+                    made.take_over(name, beside)
                 layer.forward = MethodType(made.forward, layer)
                 changed += 1
     return changed
@@ -128,7 +130,7 @@ class _Group:
 class _Layer:
     """One decoder layer: its groups, norms and shapes."""
 
-    def __init__(self, layer: Any, masks: "_Masks", name: str, beside: Beside | None) -> None:
+    def __init__(self, layer: Any, masks: "_Masks") -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.masks, self.head, self.scale = layer, masks, attention.head_dim, attention.scaling
         self.qkv = _Group([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -141,12 +143,15 @@ class _Layer:
         self.norms = [(norm.weight, norm.variance_epsilon) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         self.wide = fused.base_of(mlp.gate_proj).weight.shape[0]
         self.attend = _attends(attention)
-        self.beside = beside
-        if beside:
-            parts = (["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"])
-            for group, where, names in zip(self.groups, ("self_attn", "self_attn", "mlp", "mlp"), parts, strict=True):
-                sizes = [layer.get_submodule(f"{where}.{one}").weight.shape[0] for one in names]
-                group.add = beside.takes([f"{name}.{where}.{one}" for one in names], sizes)
+        self.answers_alone = False  # with the weights beside, which the layer's own pass no longer hears of
+
+    def take_over(self, name: str, beside: Beside) -> None:
+        """Add to the outputs of these projections what lies beside, in the place of hooks on them."""
+        parts = (["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"])
+        for group, where, names in zip(self.groups, ("self_attn", "self_attn", "mlp", "mlp"), parts, strict=True):
+            sizes = [self.layer.get_submodule(f"{where}.{one}").weight.shape[0] for one in names]
+            group.add = beside.takes([f"{name}.{where}.{one}" for one in names], sizes)
+        self.answers_alone = True
 
     def forward(
         self, layer: Any, hidden: Any, attention_mask: Any = None, position_embeddings: Any = None, **others: Any
@@ -155,7 +160,7 @@ class _Layer:
         import torch
 
         fits = hidden.dtype == self.qkv.weight.dtype
-        if self.attend and fits and not (layer.training or torch.is_grad_enabled()):
+        if self.answers_alone or (self.attend and fits and not (layer.training or torch.is_grad_enabled())):
             return self.answer(hidden, attention_mask, position_embeddings, others.get("past_key_values"))
         masked = attention_mask is not None and attention_mask.is_floating_point() and attention_mask.dim() == 4
         if others.get("past_key_values") is not None or not (masked and fits):
@@ -196,8 +201,6 @@ class _Layer:
         angles = torch.randn(2, tokens, self.head // 2, generator=generator).repeat(1, 1, 2)
         turned = (angles.cos().to(dtype), angles.sin().to(dtype))
         mask = torch.full((tokens, tokens), torch.finfo(dtype).min, dtype=dtype).triu(1).expand(2, 1, -1, -1)
-        if self.beside:
-            self.beside.rows([])
         with torch.no_grad():
             given = {"attention_mask": mask, "position_embeddings": turned}
             theirs = type(self.layer).forward(self.layer, hidden, **given) - hidden

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from retrain import base
 from retrain.records import read_json, write_json
@@ -72,18 +73,36 @@ def test_what_is_not_as_it_was_kept_is_rounded_again(tiny: Path, rounded: list[A
     assert len(rounded) == 2
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_a_disk_that_is_full_costs_time_alone(
-    tiny: Path, rounded: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    tiny: Path,
+    rounded: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import LlamaForCausalLM
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", full)
     assert weights(tiny, FP32)
     assert "was not kept (No space left on device)" in capsys.readouterr().out
     assert not list((tmp_path / "bases").iterdir())
+
+
+def test_what_a_killed_process_left_is_taken_away(tiny: Path, rounded: list[Any], tmp_path: Path) -> None:
+    weights(tiny, FP32)
+    (folder,) = (tmp_path / "bases").iterdir()
+    (folder / "kept.json").unlink()
+    killed, lives = folder.with_name(f".{folder.name}.999999999"), folder.with_name(f".{folder.name}.1")
+    for left in (killed, lives):
+        left.mkdir()
+    weights(tiny, FP32)
+    assert not killed.exists() and lives.exists()
+    assert (folder / "kept.json").exists()
 
 
 def test_a_gguf_file_that_several_ask_for_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

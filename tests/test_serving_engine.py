@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import training
 
-from retrain import base, train
+from retrain import base, layer, train
 from retrain.errors import BusyError, IntegrityError
 from retrain.generate import Answer, Model
 from retrain.records import Message, file_digest, read_json, write_json
@@ -79,6 +79,17 @@ def test_rows_of_four_adapters_in_one_batch_are_answered_as_they_were_judged(
         found = [rows[name, i].future.result(20) for i in range(len(asked))]
         assert [(one.text, one.cut) for one in found] == [(one.text, one.cut) for one in wanted]
         assert [one.confidence for one in found] == pytest.approx([one.confidence for one in wanted], abs=2e-3)
+
+
+def test_a_base_whose_layers_are_of_another_kind_answers_with_its_adapters_too(
+    tiny: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer._Layer, "answers_alike", lambda self: False)
+    engine, asked = an_engine(tiny, batch=4, queue=100), questions(6)
+    of = engine.specialist(folders["free"], train.verify(folders["free"]), MOST)
+    found = [ask(engine, of, text).future.result(20).text for text in asked]
+    engine.close()
+    assert found == [one.text for one in judged(tiny, folders["free"], asked, fuse=False)]
 
 
 def test_streamed_pieces_are_the_text(folders: dict[str, Path], engine: Engine) -> None:

@@ -94,7 +94,7 @@ class Mixed:
         add = self.takes([name], [self.model.get_submodule(name).out_features])
 
         def hook(module: Any, args: Any, out: Any) -> Any:
-            add(args[0].flatten(0, -2), out.flatten(0, -2))
+            add(args[0].reshape(-1, args[0].shape[-1]), out.view(-1, out.shape[-1]))
             return out
 
         return hook
