@@ -18,7 +18,17 @@ from retrain import params as params_
 from retrain.checkpoints import Checkpoints
 from retrain.errors import DataError, RetrainError
 from retrain.meter import Meter
-from retrain.records import Example, Message, file_digest, read_examples, read_json, rows_digest, verify_folder, write_json
+from retrain.records import (
+    Example,
+    Message,
+    file_digest,
+    read_examples,
+    read_json,
+    rows_digest,
+    unit_hash,
+    verify_folder,
+    write_json,
+)
 
 ROOM = 4  # tokens that must be left for a question
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
@@ -53,7 +63,8 @@ def train(
     _leaves_room(template, spec.prompt)
     given = len(rows)
     rows = _short_enough(rows, template)
-    data = tokenise(rows, template)
+    shown = evened(rows) if spec.labels else list(rows)
+    data = tokenise(shown, template)
     lies = base.residency_of(base_folder, device, settings.model_dump())
     planned = fit.plan(
         base_folder, settings, lies, data, device=device, cut=_cut(data, settings.max_length), has=base.memory(device),
@@ -76,14 +87,15 @@ def train(
         "max_length": settings.max_length,
         "dataset": rows_digest(rows),
         "rows": len(rows),
+        "repeated": len(shown) - len(rows),
         "too_long": given - len(rows),
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
         "residency": lies.kept,
     }
-    saved = Checkpoints.of(home, {**run, "order": [row.id for row in rows], "torch": torch.__version__})
+    saved = Checkpoints.of(home, {**run, "order": [row.id for row in shown], "torch": torch.__version__})
     made = steps.run(
-        model, data, [row.id for row in rows], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
+        model, data, [row.id for row in shown], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
         saved=saved, ending=ending or threading.Event(), at_once=planned.at_once,
     )  # fmt: skip
     _check_learned(model, made.losses)
@@ -113,6 +125,24 @@ def _leaves_room(template: prompts.Template, where: str) -> None:
             f"train.max_length is {template.max_length}, the prompt ({where}) alone takes {taken} tokens: nothing is left "
             f"for a question; raise train.max_length to {taken + 64} or more, or shorten the prompt"
         )
+
+
+def evened(rows: Sequence[Example]) -> list[Example]:
+    """The rows, and some of the rarer labels' once more, until each is there as often as the most frequent one or twice over.
+
+    Failures are collected where the champion is wrong: of a label that it gives too often there are few, and many of its
+    neighbours, to which the next one would lose what this one had.
+    """
+    found: dict[str, list[Example]] = {}
+    for row in rows:
+        found.setdefault(row.answer, []).append(row)
+    most = max(map(len, found.values()), default=0)
+    again = {
+        row.id
+        for mine in found.values()
+        for row in sorted(mine, key=lambda row: unit_hash(row.id, "again"))[: most - len(mine)]
+    }
+    return [*rows, *(row for row in rows if row.id in again)]
 
 
 def _short_enough(rows: Sequence[Example], template: prompts.Template) -> list[Example]:
@@ -227,7 +257,8 @@ def main(adapter: str) -> None:
     run = read_json(target / "run.json")
     left_out = f" ({run['too_long']} longer than train.max_length left out)" if run["too_long"] else ""
     learned = f"{run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}"
-    print(f"trained {adapter}: {run['rows']} rows{left_out}, {learned}")
+    again = f", {run['repeated']} of them twice" if run["repeated"] else ""
+    print(f"trained {adapter}: {run['rows']} rows{again}{left_out}, {learned}")
 
 
 if __name__ == "__main__":

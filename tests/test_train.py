@@ -1,6 +1,7 @@
 """Real NF4 and LoRA on a random two-layer Llama: what training writes, refuses and reproduces; what generation answers."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def test_an_adapter_folder_holds_weights_configuration_and_a_manifest_of_all_of_
     assert {path.name for path in folder.iterdir()} == files
     run = read_json(folder / "run.json")
     assert run["base_digest"] == base.digest(tiny)
-    assert run["steps"] == 4
+    assert run["steps"] == 6  # the two rarer labels twice
     assert not {"commit", "time", "host"} & run.keys()
-    assert [json.loads(line)["step"] for line in Path("log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in Path("log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_same_data_base_and_parameters_give_the_same_bytes(params: params_.Params, tiny: Path) -> None:
@@ -60,10 +61,24 @@ def with_train(params: params_.Params, **settings: Any) -> params_.Params:
     return params.model_copy(update={"train": params.train.model_copy(update=settings)})
 
 
+def test_a_rarer_label_is_shown_as_often_as_the_most_frequent_but_no_row_more_than_twice(
+    params: params_.Params, tiny: Path
+) -> None:
+    rows = [Example.of(f"card {i}", LABELS[0 if i < 5 else 1 if i < 9 else 2], source="seed") for i in range(10)]
+    shown = train.evened(rows)
+    assert shown[:10] == rows
+    assert Counter(row.answer for row in shown) == {LABELS[0]: 5, LABELS[1]: 5, LABELS[2]: 2}
+    assert max(Counter(row.id for row in shown).values()) == 2
+    assert train.evened(shown[:5]) == rows[:5] and train.evened([]) == []
+    folder = trained(params, tiny)  # two rows of one label, one of each of the others
+    run = read_json(folder / "run.json")
+    assert (run["rows"], run["repeated"], run["steps"]) == (4, 2, 6)
+
+
 def test_b_learns_as_many_times_as_fast_as_it_is_told(params: params_.Params, tiny: Path) -> None:
     moved = {}
     for ratio in (1.0, 4.0):
-        one_step = with_train(params, epochs=1, batch=4, warmup=0.0, loraplus=ratio)
+        one_step = with_train(params, epochs=1, batch=6, warmup=0.0, loraplus=ratio)
         weights = load_file(trained(one_step, tiny, f"x{ratio:g}") / "adapter_model.safetensors")
         moved[ratio] = sum(float(w.abs().sum()) for name, w in weights.items() if "lora_B" in name)
         assert json.loads(Path("log.jsonl").read_text())["learning_rate"] == one_step.train.learning_rate
