@@ -87,12 +87,11 @@ def train(
         "max_length": settings.max_length,
         "dataset": rows_digest(rows),
         "rows": len(rows),
-        "repeated": len(shown) - len(rows),
         "too_long": given - len(rows),
         "seed": params.seed,
         "train": settings.model_dump(mode="json"),
         "residency": lies.kept,
-    }
+    } | ({"repeated": len(shown) - len(rows)} if len(shown) > len(rows) else {})
     saved = Checkpoints.of(home, {**run, "order": [row.id for row in shown], "torch": torch.__version__})
     made = steps.run(
         model, data, [row.id for row in shown], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
@@ -257,7 +256,7 @@ def main(adapter: str) -> None:
     run = read_json(target / "run.json")
     left_out = f" ({run['too_long']} longer than train.max_length left out)" if run["too_long"] else ""
     learned = f"{run['steps']} steps, final loss {run['final_loss']}, {digest(target)[:12]}"
-    again = f", {run['repeated']} of them twice" if run["repeated"] else ""
+    again = f", {run['repeated']} of them twice" if "repeated" in run else ""
     print(f"trained {adapter}: {run['rows']} rows{again}{left_out}, {learned}")
 
 
