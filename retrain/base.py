@@ -254,12 +254,14 @@ def load(folder: Path, device: str, lies: Residency) -> tuple[Any, Any]:
     import torch
 
     dense = torch.float32 if lies.kept == "fp32" else torch.bfloat16
-    if lies.through_nf4 and lies.kept != "nf4" and device == "cpu":
-        model = _rounded(folder, dense)
-    elif lies.through_nf4:
-        model = _through_nf4(folder, device, lies, dense)
-    else:
+    if not lies.through_nf4:
         model = _read(folder, device, dense)
+    elif lies.kept == "nf4":
+        model = _nf4(folder, device, dense)
+    elif device == "cpu":
+        model = _rounded(folder, dense)
+    else:
+        model = _dequantised(folder, device, dense)
     model.requires_grad_(False).eval()
     model.config.use_cache = True
     return model, tokenizer(folder)
@@ -274,7 +276,7 @@ def _read(folder: Path, device: str, dtype: Any, **how: Any) -> Any:
     )  # fmt: skip
 
 
-def _through_nf4(folder: Path, device: str, lies: Residency, dense: Any) -> Any:
+def _nf4(folder: Path, device: str, dense: Any) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -282,11 +284,13 @@ def _through_nf4(folder: Path, device: str, lies: Residency, dense: Any) -> Any:
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
-    model = _read(folder, device, compute, quantization_config=nf4)
-    if lies.kept != "nf4":
-        model = model.dequantize()
-        for parameter in model.parameters():  # `to` would round the frequencies of positions too, which no model has in bf16
-            parameter.data = parameter.data.to(dense)
+    return _read(folder, device, compute, quantization_config=nf4)
+
+
+def _dequantised(folder: Path, device: str, dense: Any) -> Any:
+    model = _nf4(folder, device, dense).dequantize()
+    for parameter in model.parameters():  # `to` would round the frequencies of positions too, which no model has in bf16
+        parameter.data = parameter.data.to(dense)
     return model
 
 
@@ -297,7 +301,7 @@ def _rounded(folder: Path, dense: Any) -> Any:
     name, key = f"{found[:16]}-{dense}".replace("torch.", "nf4-"), {"base": found, **versions}
     if there := keeping.find(name, key):
         return _read(there, "cpu", dense)
-    model = _through_nf4(folder, "cpu", Residency(True, str(dense), ""), dense)
+    model = _dequantised(folder, "cpu", dense)
     _forget_quantised(model)
     keeping.keep(name, key, lambda folder: _save(model, folder))
     return model

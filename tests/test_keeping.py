@@ -16,9 +16,9 @@ FP32, BF16 = base.Residency(True, "fp32", ""), base.Residency(True, "bf16", "")
 def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """One entry for each time that a base is really rounded; what is kept lies in tmp_path/bases."""
     times: list[Any] = []
-    real = base._through_nf4
+    real = base._dequantised
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path))
-    monkeypatch.setattr(base, "_through_nf4", lambda *given: (times.append(given), real(*given))[1])
+    monkeypatch.setattr(base, "_dequantised", lambda *given: (times.append(given), real(*given))[1])
     return times
 
 
@@ -75,13 +75,9 @@ def test_what_is_not_as_it_was_kept_is_rounded_again(tiny: Path, rounded: list[A
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_a_disk_that_is_full_costs_time_alone(
-    error: Exception,
-    tiny: Path,
-    rounded: list[Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, tiny: Path, rounded: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     from transformers import LlamaForCausalLM
 
     def full(*_: Any, **__: Any) -> None:
