@@ -70,12 +70,14 @@ def _common(layer: Any) -> bool:
 class _Group:
     """Projections of the same rows: weight (outputs + ranks, inputs) is theirs and, below, the LoRA A of those that learn."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layer: Any, *paths: str) -> None:
         import torch
 
+        layers = [layer.get_submodule(path) for path in paths]
         bases, learning = [fused.base_of(layer) for layer in layers], [fused.lora_of(layer) for layer in layers]
         self.lora = [weight for found in learning if found for weight in found[:2]]  # A and B of each that learns, in turn
-        self.outputs = sum(one.weight.shape[0] for one in bases)
+        self.paths, self.sizes = paths, [one.weight.shape[0] for one in bases]
+        self.outputs = sum(self.sizes)
         ranks = sum(a.shape[0] for a in self.lora[::2])
         dense = torch.cat([one.weight for one in bases])
         self.weight = torch.cat([dense, dense.new_zeros(ranks, dense.shape[1])])
@@ -133,9 +135,9 @@ class _Layer:
     def __init__(self, layer: Any, masks: "_Masks") -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.masks, self.head, self.scale = layer, masks, attention.head_dim, attention.scaling
-        self.qkv = _Group([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.o, self.down = _Group([attention.o_proj]), _Group([mlp.down_proj])
-        self.gate_up = _Group([mlp.gate_proj, mlp.up_proj])
+        self.qkv = _Group(layer, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.o, self.down = _Group(layer, "self_attn.o_proj"), _Group(layer, "mlp.down_proj")
+        self.gate_up = _Group(layer, "mlp.gate_proj", "mlp.up_proj")
         self.groups = (self.qkv, self.o, self.gate_up, self.down)
         self.heads, self.shared = (
             fused.base_of(one).weight.shape[0] // self.head for one in (attention.q_proj, attention.k_proj)
@@ -147,10 +149,8 @@ class _Layer:
 
     def take_over(self, name: str, beside: Beside) -> None:
         """Add to the outputs of these projections what lies beside, in the place of hooks on them."""
-        parts = (["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"])
-        for group, where, names in zip(self.groups, ("self_attn", "self_attn", "mlp", "mlp"), parts, strict=True):
-            sizes = [self.layer.get_submodule(f"{where}.{one}").weight.shape[0] for one in names]
-            group.add = beside.takes([f"{name}.{where}.{one}" for one in names], sizes)
+        for group in self.groups:
+            group.add = beside.takes([f"{name}.{path}" for path in group.paths], group.sizes)
         self.answers_alone = True
 
     def forward(

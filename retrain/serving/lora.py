@@ -74,7 +74,7 @@ class Mixed:
         self.model = model
         self.runs: list[tuple[Weights, int, int]] = []
         self._heard: set[str] = set()  # modules whose output is added to
-        self._joined: WeakKeyDictionary[Weights, dict[str, Any]] = WeakKeyDictionary()
+        self._joined: WeakKeyDictionary[Weights, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 
     def know(self, weights: Weights) -> None:
         """Its modules are listened to from now on; call it between two forward passes."""
@@ -103,7 +103,7 @@ class Mixed:
         """What adds the adapters' part to `out` (rows of all tokens, at least sum of sizes), given x (rows, inputs) that these
         modules all read; whoever has it calls it in their place."""
         self._heard.update(names)
-        of, outputs = " ".join(names), sum(sizes)
+        of, outputs = tuple(names), sum(sizes)
 
         def add(x: Any, out: Any) -> None:
             for weights, start, stop in self.runs:
