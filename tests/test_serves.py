@@ -32,14 +32,9 @@ ROOT = Path(__file__).parent.parent
 MOST = 16  # max_new_tokens where params do not say
 LIES = "train.base_residency=fp32"  # the same whatever the machine
 LEARNS = (
-    LIES,
-    "train.epochs=4",
-    "train.learning_rate=0.003",
-    "train.loraplus=1",
-    "train.batch=8",
-    "train.max_length=64",
+    LIES, "train.epochs=4", "train.learning_rate=0.003", "train.loraplus=1", "train.batch=8", "train.max_length=64",
     "train.dropout=0",
-)
+)  # fmt: skip
 FREE = (*LEARNS, "adapters.support.task=generation", "adapters.support.labels=[]")
 LABELS = (*LEARNS, f"adapters.support.labels=[{', '.join(small.TELLS.values())}]")
 TAUGHT, ROWS = (
