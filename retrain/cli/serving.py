@@ -26,7 +26,7 @@ def serve(
     space = replace(
         space, params=params.load(space.root, [*(override or ()), *([] if port is None else [f"serve.port={port}"])])
     )
-    os.environ.setdefault("RETRAIN_CACHE", str(space.local))
+    os.environ.setdefault("RETRAIN_CACHE", str(space.local))  # the base that a job rounded, wherever this was started
     server.serve(space, server.backend(space), say)
 
 
