@@ -13,6 +13,7 @@ from retrain import prompts
 
 Tokens = tuple[list[int], list[int]]  # question ids, completion ids
 MOST = 512  # tokens of a packed batch
+UNIT = 16  # tokens: batches are filled up to a multiple, for a CPU's library compiles its products anew for each size it meets
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def padded(batch: Sequence[Tokens], pad: int, device: str) -> Inputs:
     """One row a line, filled with pad on the right."""
     import torch
 
-    longest = max(len(q) + len(c) for q, c in batch)
+    longest = filled(max(len(q) + len(c) for q, c in batch), UNIT // 2)
     ids = torch.full((len(batch), longest), pad)
     mask = torch.zeros((len(batch), longest), dtype=torch.long)
     places: list[int] = []
@@ -59,11 +60,18 @@ def packed(batch: Sequence[Tokens], dtype: Any, device: str) -> Inputs | None:
         targets += completion
     if len(ids) > MOST:
         return None
+    empty = filled(len(ids)) - len(ids)
+    ids, positions, owner = ids + [0] * empty, positions + [0] * empty, owner + [-1] * empty
     of = torch.tensor(owner)
     sees = ((of[:, None] == of[None, :]) | (of[None, :] == 0)).tril()
     mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)[None, None]
     arguments = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "attention_mask": mask}
     return _on(device, arguments, places, targets)
+
+
+def filled(tokens: int, unit: int = UNIT) -> int:
+    """So many tokens, and as many more as make a multiple of the unit."""
+    return -(-tokens // unit) * unit
 
 
 def _on(device: str, arguments: dict[str, Any], places: list[int], targets: list[int]) -> Inputs:

@@ -4,6 +4,7 @@ NF4 base, LoRA in float32, AdamW, linear warm-up and decay, the loss on completi
 retraining starts from the base; one that was cut off goes on where it was. The folder's manifest is written last.
 """
 
+import math
 import os
 import random
 import shutil
@@ -31,6 +32,7 @@ from retrain.records import (
 )
 
 ROOM = 4  # tokens that must be left for a question
+FREQUENT = 0.75  # of the labels have no more rows than the one that rarer ones are held to
 FEW = 0.02  # of the rows may be too long to train on: one long order must not stop a night's run, a wrong limit must
 
 
@@ -127,19 +129,21 @@ def _leaves_room(template: prompts.Template, where: str) -> None:
 
 
 def evened(rows: Sequence[Example]) -> list[Example]:
-    """The rows, and some of the rarer labels' once more, until each is there as often as the most frequent one or twice over.
+    """The rows, and some of the rarer labels' once more, until each is there as often as a frequent one or twice over.
 
     Failures are collected where the champion is wrong: of a label that it gives too often there are few, and many of its
-    neighbours, to which the next one would lose what this one had.
+    neighbours, to which the next one would lose what this one had. FREQUENT of the labels have no more rows than the one that
+    the rarer ones are held to, so that a single label which is everywhere does not double a training.
     """
     found: dict[str, list[Example]] = {}
     for row in rows:
         found.setdefault(row.answer, []).append(row)
-    most = max(map(len, found.values()), default=0)
+    counts = sorted(map(len, found.values()))
+    enough = counts[math.ceil(FREQUENT * len(counts)) - 1] if counts else 0
     again = {
         row.id
         for mine in found.values()
-        for row in sorted(mine, key=lambda row: unit_hash(row.id, "again"))[: most - len(mine)]
+        for row in sorted(mine, key=lambda row: unit_hash(row.id, "again"))[: max(0, enough - len(mine))]
     }
     return [*rows, *(row for row in rows if row.id in again)]
 

@@ -1,0 +1,161 @@
+"""How the questions of new rows go through the model: in one line, or, where they are long, padded.  [torch]
+
+In one line (`packing` trains so too) no token is there to fill a row up, and what the questions of a specialist begin with is
+there once. Attention grows with the square of what is in line, so long questions are padded on the left instead, a row each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from retrain import packing
+
+Layers = list[tuple[Any, Any]]  # keys and values of shape (rows, heads, length, size), a pair a layer
+
+
+class Specialist(Protocol):
+    """weights: its LoRA; prefix: tokens that its questions begin with; computed: their keys and values, of one row."""
+
+    weights: Any
+    prefix: list[int]
+    computed: Any
+
+
+class Question(Protocol):
+    @property
+    def of(self) -> Specialist: ...
+    @property
+    def ids(self) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """ids and positions: (lines, tokens), what the decoder is asked; attention: the mask that it gets; cached: what was read
+    before; weights: whose LoRA each line takes, or each token; last: where each question ends in the flattened output.
+
+    `kept(stay, layers)`: (mask, keys and values) of some of the rows, padded on the left, from those of all lines.
+    """
+
+    ids: Any
+    positions: Any
+    attention: Any
+    cached: Layers
+    weights: list[Any]
+    last: Any
+    kept: Callable[[Any, Layers], tuple[Any, Layers]]
+
+
+def of(rows: Sequence[Question], *, pad: int, device: str, dtype: Any, in_line: bool) -> Reading:
+    """Rows of one specialist stand together. in_line: whether this base keeps questions in one line apart."""
+    return (in_line and _in_line(rows, device, dtype)) or _padded(rows, pad, device)
+
+
+def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | None:
+    """All in one line of at most packing.MOST tokens; None where they are more."""
+    import torch
+
+    starts: dict[int, int] = {}  # of each prefix among the columns before the line
+    before: list[Specialist] = []
+    width = 0
+    for row in rows:
+        if _known(row) and id(row.of) not in starts:
+            starts[id(row.of)] = width
+            before.append(row.of)
+            width += len(row.of.prefix)
+    ids: list[int] = []
+    positions: list[int] = []
+    columns: list[list[int]] = []  # that each row sees
+    weights: list[Any] = []
+    for row in rows:
+        known = _known(row)
+        rest, first = row.ids[known:], starts[id(row.of)] if known else 0
+        columns.append([*range(first, first + known), *range(width + len(ids), width + len(ids) + len(rest))])
+        positions += range(known, len(row.ids))
+        weights += [row.of.weights] * len(rest)
+        ids += rest
+    if len(ids) > packing.MOST:
+        return None
+    last = torch.tensor([own[-1] - width for own in columns], device=device)
+    empty = packing.filled(len(ids)) - len(ids)
+    sees = torch.zeros(len(ids) + empty, width + len(ids) + empty, dtype=torch.bool)
+    for own, row in zip(columns, rows, strict=True):
+        known, start = _known(row), own[-1] - width + 1
+        tokens = slice(start - (len(own) - known), start)
+        sees[tokens, own[:known]] = True
+        sees[tokens, own[known:]] = torch.ones(len(own) - known, len(own) - known, dtype=torch.bool).tril()
+    sees[len(ids) :, width + len(ids) :] = True  # a filler sees fillers: what sees nothing has no softmax
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)[None, None]
+    longest = max(map(len, columns))
+    index = torch.tensor([[0] * (longest - len(own)) + own for own in columns], device=device)
+    real = torch.tensor([[0] * (longest - len(own)) + [1] * len(own) for own in columns], device=device)
+
+    def kept(stay: Any, layers: Layers) -> tuple[Any, Layers]:
+        mine = index[stay]
+        return real[stay], [(keys[0][:, mine].transpose(0, 1), values[0][:, mine].transpose(0, 1)) for keys, values in layers]
+
+    return Reading(
+        ids=torch.tensor([ids + [0] * empty], device=device),
+        positions=torch.tensor([positions + [0] * empty], device=device),
+        attention=mask.to(device),
+        cached=_side_by_side([one.computed for one in before]),
+        weights=weights + weights[-1:] * empty,
+        last=last,
+        kept=kept,
+    )
+
+
+def _padded(rows: Sequence[Question], pad: int, device: str) -> Reading:
+    """A line a row: prefixes padded on the left, then questions padded on the left."""
+    import torch
+
+    known = [_known(row) for row in rows]
+    rest = [row.ids[n:] for row, n in zip(rows, known, strict=True)]
+    before, longest = max(known), max(map(len, rest))
+    real = [
+        [0] * (before - n) + [1] * n + [0] * (longest - len(ids)) + [1] * len(ids) for n, ids in zip(known, rest, strict=True)
+    ]
+    mask = torch.tensor(real, device=device)
+
+    def kept(stay: Any, layers: Layers) -> tuple[Any, Layers]:
+        return mask[stay], [(keys[stay], values[stay]) for keys, values in layers]
+
+    return Reading(
+        ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in rest], device=device),
+        positions=(mask.cumsum(-1) - 1).clamp(min=0)[:, -longest:],
+        attention=mask,
+        cached=_stacked([row.of.computed if n else None for row, n in zip(rows, known, strict=True)], before),
+        weights=[row.of.weights for row in rows],
+        last=torch.arange(1, len(rows) + 1, device=device) * longest - 1,
+        kept=kept,
+    )
+
+
+def _known(row: Question) -> int:
+    """Tokens of its question that were computed before."""
+    prefix = row.of.prefix
+    return len(prefix) if row.of.computed and row.ids[: len(prefix)] == prefix else 0
+
+
+def _side_by_side(computed: Sequence[Layers]) -> Layers:
+    """Prefixes as one line, one behind the other."""
+    import torch
+
+    return [
+        (torch.cat([keys for keys, _ in layer], dim=2), torch.cat([values for _, values in layer], dim=2))
+        for layer in zip(*computed, strict=True)
+    ]
+
+
+def _stacked(computed: Sequence[Layers | None], length: int) -> Layers:
+    """Prefixes of several rows as one cache, padded on the left to a length."""
+    import torch
+    from torch.nn.functional import pad
+
+    some: Layers = next((layers for layers in computed if layers), [])
+
+    def rows_of(layer: int, side: int) -> Any:
+        none = some[layer][side][:, :, :0]
+        rows = [layers[layer][side] if layers else none for layers in computed]
+        return torch.cat([pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
+
+    return [(rows_of(layer, 0), rows_of(layer, 1)) for layer in range(len(some))]
