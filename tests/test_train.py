@@ -70,7 +70,8 @@ def test_a_rarer_label_is_shown_as_often_as_a_frequent_one_but_no_row_more_than_
     assert Counter(row.answer for row in shown) == {LABELS[0]: 5, LABELS[1]: 5, LABELS[2]: 2}
     assert max(Counter(row.id for row in shown).values()) == 2
     assert train.evened(shown[:5]) == rows[:5] and train.evened([]) == []
-    one_everywhere = [Example.of(f"{label} {i}", label, source="seed") for label, n in zip("abcde", (4, 6, 6, 5, 90), strict=True) for i in range(n)]
+    counts = zip("abcde", (4, 6, 6, 5, 90), strict=True)
+    one_everywhere = [Example.of(f"{label} {i}", label, source="seed") for label, n in counts for i in range(n)]
     assert Counter(row.answer for row in train.evened(one_everywhere)) == {"a": 6, "b": 6, "c": 6, "d": 6, "e": 90}
     folder = trained(params, tiny)  # two rows of one label, one of each of the others
     run = read_json(folder / "run.json")

@@ -21,7 +21,7 @@ from retrain.serving.lora import Mixed, Weights, read
 
 T = TypeVar("T")
 PROBE = ("The weather was fine all week.", "Where do we go from here, and who comes along?", "thanks")
-APART = 0.1  # of what the model says of these: bf16 rounds by up to 0.05, a question that sees another is changed by 0.3 and more
+APART = 0.1  # of what the model says of these: bf16 rounds by up to 0.05, to see another question changes it by 0.3 or more
 
 
 @dataclass(frozen=True)

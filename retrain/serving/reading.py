@@ -16,9 +16,12 @@ Layers = list[tuple[Any, Any]]  # keys and values of shape (rows, heads, length,
 class Specialist(Protocol):
     """weights: its LoRA; prefix: tokens that its questions begin with; computed: their keys and values, of one row."""
 
-    weights: Any
-    prefix: list[int]
-    computed: Any
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def prefix(self) -> list[int]: ...
+    @property
+    def computed(self) -> Layers | None: ...
 
 
 class Question(Protocol):
@@ -97,7 +100,7 @@ def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | Non
         ids=torch.tensor([ids + [0] * empty], device=device),
         positions=torch.tensor([positions + [0] * empty], device=device),
         attention=mask.to(device),
-        cached=_side_by_side([one.computed for one in before]),
+        cached=_side_by_side([one.computed or [] for one in before]),
         weights=weights + weights[-1:] * empty,
         last=last,
         kept=kept,
