@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from retrain import base, fused, prompts, steps, train
+from retrain import base, fused, packing, prompts, steps, train
 from retrain import params as params_
 from retrain.records import Example
 
@@ -54,6 +54,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(tiny: Path) 
     few, one, packed = loss_and_gradients(model, tokenizer, pack=True)
     many, other, padded = loss_and_gradients(model, tokenizer, pack=False)
     assert few < 0.7 * many  # the shared tokens are there once
+    assert few % packing.UNIT == 0 and many % (len(ROWS) * packing.UNIT // 2) == 0  # sizes that come again
     assert one == pytest.approx(other, abs=1e-4)
     assert (packed - padded).abs().max() < 1e-3 * padded.abs().max()
 
