@@ -111,7 +111,7 @@ class Arms:
         device = base.choose_device(self.params.train.device)
         decided = [digest, base.digest(self.base_folder), system, length, list(labels), self.spec.max_new_tokens]
         lies = generate.lies(self.base_folder, device, folder, self.params.train.model_dump())
-        decided += ["text and cut, positions in float32", self.params.evaluate.batch, lies.through_nf4, lies.kept]
+        decided += ["text and cut, read in one line", self.params.evaluate.batch, lies.through_nf4, lies.kept]
         decided += [[_sent(row) for row in rows]]
         where = self.cache / f"{text_digest(dumps(decided))}.json"
         if not where.exists():

@@ -1,7 +1,7 @@
 """Answers of a base (+ adapter), in batches: greedy, or held to a closed set of labels.  [torch]
 
-The tokens that all prompts share are computed once; labels are decoded over their token trie and stop as soon as one
-label is left; rows that have ended leave the batch.
+The tokens that all prompts share are computed once, and short questions are read in one line; labels are decoded over their
+token trie and stop as soon as one label is left; rows that have ended leave the batch.
 """
 
 import math
@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from retrain import base, fused, layer, prompts
+from retrain import base, fused, layer, prompts, reading
 from retrain import train as train_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
@@ -50,6 +50,7 @@ class Model:
         self.lies = lies(base_folder, self.device, adapter, train or {})
         self.model, self.tokenizer = base.load(base_folder, self.device, self.lies)
         self.run: dict[str, Any] | None = None
+        self.in_line = self.device == "cpu" and reading.keeps_apart(self.tokenizer, self._says)
         self.use(adapter)
 
     def use(self, adapter: Path | None) -> None:
@@ -106,14 +107,16 @@ class Model:
         found: dict[int, Answer] = {}
         paths = label_paths(labels, template)
         with torch.inference_mode():
-            shared = prompts.common_prefix(ids)
-            prefix = self._prefix(shared) if shared else None
-            lengths = [len(ids[i]) - len(shared) for i in order]
-            stops = _alike(lengths, batch) if labels else [*range(batch, len(order), batch), len(order)]
+            begun = self._begun(prompts.common_prefix(ids))
+            lengths = [len(ids[i]) - len(begun.prefix) for i in order]
+            if labels:
+                stops = reading.stops(lengths, batch) if self.in_line else _alike(lengths, batch)
+            else:
+                stops = [*range(batch, len(order), batch), len(order)]
             for start, stop in pairwise([0, *stops]):
                 rows = order[start:stop]
                 choose = Labels(paths, len(rows)) if labels else Free(template, len(rows), max_new_tokens)
-                self._decode([ids[i][len(shared) :] for i in rows], prefix, len(shared), choose)
+                self._decode([reading.Asked(begun, ids[i]) for i in rows], choose)
                 found |= dict(zip(rows, choose.answers(), strict=True))
                 tick(len(rows))
         return [found[i] for i in range(len(ids))]
@@ -135,55 +138,78 @@ class Model:
         generator = torch.Generator().manual_seed(seed)
         ids = [template.question(messages) for messages in questions]
         found: list[Answer] = []
+        alone = reading.Begun([], None)
         with torch.inference_mode():
             for start in range(0, len(ids), batch):
                 rows = ids[start : start + batch]
                 choose = _Sampled(template, len(rows), max_new_tokens, temperature, top_p, generator)
-                self._decode(rows, None, 0, choose)
+                self._decode([reading.Asked(alone, row) for row in rows], choose)
                 found += choose.answers()
         return found
 
-    def _prefix(self, shared: list[int]) -> Any:
+    def _begun(self, shared: list[int]) -> reading.Begun:
+        """What all questions begin with, computed."""
         import torch
         from transformers import DynamicCache
 
+        if not shared:
+            return reading.Begun([], None)
         cache = DynamicCache()
         decoder, _ = base.parts(self.model)
         decoder(input_ids=torch.tensor([shared], device=self.device), past_key_values=cache, use_cache=True)
-        return cache
+        return reading.Begun(shared, _layers(cache))
 
-    def _decode(self, ids: list[list[int]], prefix: Any, shared: int, choose: Any) -> None:
-        """Feed the rows (padded on the left), then one token a step, until `choose` has ended every row."""
-        import copy
+    def _read(self, rows: Sequence[reading.Asked], in_line: bool) -> tuple[Any, Any, reading.Reading]:
+        """(logits after each question, the cache, how they were read)."""
+        from transformers import DynamicCache
 
+        decoder, head = base.parts(self.model)
+        pad = self.tokenizer.pad_token_id or 0
+        how = reading.of(rows, pad=pad, device=self.device, dtype=self.model.dtype, in_line=in_line)
+        cache = DynamicCache(how.cached or None)
+        hidden = decoder(
+            input_ids=how.ids, attention_mask=how.attention, position_ids=how.positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        return head(hidden.reshape(-1, hidden.shape[-1])[how.last]).float(), cache, how
+
+    def _says(self, asked: list[list[int]], in_line: bool) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self._read([reading.Asked(reading.Begun([], None), ids) for ids in asked], in_line)[0]
+
+    def _decode(self, rows: Sequence[reading.Asked], choose: Any) -> None:
+        """Read the questions, then one token a step, until `choose` has ended every row."""
         import torch
         from transformers import DynamicCache
 
-        cache = copy.deepcopy(prefix) if prefix is not None else DynamicCache()
-        if prefix is not None:
-            cache.batch_repeat_interleave(len(ids))
-        longest = max(len(row) for row in ids)
-        pad = self.tokenizer.pad_token_id or 0
-        tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
-        mask = torch.tensor([[1] * shared + [0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device)
-        alive = list(range(len(ids)))
         decoder, head = base.parts(self.model)
+        logits, cache, how = self._read(rows, self.in_line)
+        alive, mask = list(range(len(rows))), None
         while True:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-            hidden = decoder(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]
-            logits = head(hidden.contiguous()).float()
             picked = choose.step(alive, logits)
             keep = [i for i, token in enumerate(picked) if token is not None]
             if not keep:
                 return
-            if len(keep) < len(alive):
-                index = torch.tensor(keep, device=self.device)
+            index = torch.tensor(keep, device=self.device)
+            if mask is None:
+                mask, layers = how.kept(index, _layers(cache))
+                cache = DynamicCache(layers)
+            elif len(keep) < len(alive):
                 cache.batch_select_indices(index)
-                mask, alive = mask[index], [alive[i] for i in keep]
+                mask = mask[index]
+            alive = [alive[i] for i in keep]
             tokens = torch.tensor([[picked[i]] for i in keep], device=self.device)
             mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
+            hidden = decoder(
+                input_ids=tokens, attention_mask=mask, position_ids=mask.sum(-1, keepdim=True) - 1, past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]  # fmt: skip
+            logits = head(hidden.contiguous()).float()
+
+
+def _layers(cache: Any) -> reading.Layers:
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 Paths = dict[str, tuple[int, ...]]  # label -> its tokens and the one that ends an answer

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retrain import base, layer, prompts
+from retrain import base, layer, prompts, reading
 from retrain.errors import BusyError, IntegrityError, RetrainError
 from retrain.generate import Free, Labels, Paths, label_paths
 from retrain.records import Message, read_json
-from retrain.serving import reading
 from retrain.serving.lora import Mixed, Weights, read
 
 T = TypeVar("T")
-PROBE = ("The weather was fine all week.", "Where do we go from here, and who comes along?", "thanks")
-APART = 0.1  # of what the model says of these: bf16 rounds by up to 0.05, to see another question changes it by 0.3 or more
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Engine:
             layer.fuse(self.model, self.mixed)
         self.batch, self.queue = batch, queue
         self.running = Batch(self)
-        self.in_line = self._keeps_apart()
+        self.in_line = self.device == "cpu" and reading.keeps_apart(self.tokenizer, self._says)
         self._waiting: deque[Row] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._encoding = threading.Lock()  # a fast tokenizer may not be used twice at once
@@ -100,15 +97,13 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def _keeps_apart(self) -> bool:
-        """Whether questions in one line come out of this base as padded ones do: asked of it, not of its name."""
+    def _says(self, asked: list[list[int]], in_line: bool) -> Any:
+        """Logits of the bare base after these questions."""
         import torch
 
-        of = Specialist(Weights("", {}), None, {}, 0)  # type: ignore[arg-type]
-        rows = [Row(of, list(self.tokenizer(text)["input_ids"]), None, None) for text in PROBE]
+        of = reading.Begun([], None, Weights("", {}))
         with torch.inference_mode():
-            one, other = (self.running.read(rows, in_line=in_line)[0] for in_line in (True, False))
-        return bool((one - other).norm() < APART * other.norm())
+            return self.running.read([reading.Asked(of, ids) for ids in asked], in_line=in_line)[0]
 
     def specialist(self, folder: Path, digest: str, most: int) -> Specialist:
         """Make a verified adapter ready to answer; IntegrityError where it does not belong to this base."""

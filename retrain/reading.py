@@ -1,20 +1,23 @@
-"""How the questions of new rows go through the model: in one line, or, where they are long, padded.  [torch]
+"""How questions go through the model: in one line, or, where they are long, padded.  [torch]
 
-In one line (`packing` trains so too) no token is there to fill a row up, and what the questions of a specialist begin with is
-there once. Attention grows with the square of what is in line, so long questions are padded on the left instead, a row each.
+In one line (`packing` trains so too) no token is there to fill a row up, and what many questions begin with is there once.
+Attention grows with the square of what is in line, so long questions are padded on the left instead, a row each.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from retrain import packing
+
+PROBE = ("The weather was fine all week.", "Where do we go from here, and who comes along?", "thanks")
+APART = 0.1  # of what the model says of these: bf16 rounds by up to 0.05, to see another question changes it by 0.3 or more
 
 Layers = list[tuple[Any, Any]]  # keys and values of shape (rows, heads, length, size), a pair a layer
 
 
-class Specialist(Protocol):
-    """weights: its LoRA; prefix: tokens that its questions begin with; computed: their keys and values, of one row."""
+class Beginning(Protocol):
+    """weights: LoRA of the questions that begin so; prefix: their first tokens; computed: keys and values of these, one row."""
 
     @property
     def weights(self) -> Any: ...
@@ -26,9 +29,22 @@ class Specialist(Protocol):
 
 class Question(Protocol):
     @property
-    def of(self) -> Specialist: ...
+    def of(self) -> Beginning: ...
     @property
     def ids(self) -> list[int]: ...
+
+
+class Begun(NamedTuple):
+    """A beginning in a model that holds the weights itself."""
+
+    prefix: list[int]
+    computed: Layers | None
+    weights: Any = None
+
+
+class Asked(NamedTuple):
+    of: Beginning
+    ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,29 @@ class Reading:
 
 
 def of(rows: Sequence[Question], *, pad: int, device: str, dtype: Any, in_line: bool) -> Reading:
-    """Rows of one specialist stand together. in_line: whether this base keeps questions in one line apart."""
+    """Rows of one beginning stand together. in_line: whether this base keeps questions in one line apart."""
     return (in_line and _in_line(rows, device, dtype)) or _padded(rows, pad, device)
+
+
+def keeps_apart(tokenizer: Any, said: Callable[[list[list[int]], bool], Any]) -> bool:
+    """Whether questions in one line come out of a base as padded ones do: asked of it, not of its name.
+
+    said: logits after questions (token ids) that are read in one line, or not.
+    """
+    asked = [list(tokenizer(text)["input_ids"]) for text in PROBE]
+    one, other = said(asked, True), said(asked, False)
+    return bool((one - other).norm() < APART * other.norm())
+
+
+def stops(lengths: Sequence[int], most: int) -> list[int]:
+    """Where lines of questions of these lengths end: after `most`, or before one would be too long for a line."""
+    found, first, tokens = [], 0, 0
+    for i, length in enumerate(lengths):
+        if i - first == most or (i > first and tokens + length > packing.MOST):
+            found.append(i)
+            first, tokens = i, 0
+        tokens += length
+    return [*found, len(lengths)] if lengths else []
 
 
 def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | None:
@@ -58,7 +95,7 @@ def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | Non
     import torch
 
     starts: dict[int, int] = {}  # of each prefix among the columns before the line
-    before: list[Specialist] = []
+    before: list[Beginning] = []
     width = 0
     for row in rows:
         if _known(row) and id(row.of) not in starts:
