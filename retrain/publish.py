@@ -5,6 +5,7 @@ An MLflow server that is down costs a warning, never a training.
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from retrain.registry import Registry
 from retrain.workspace import Workspace
 
 Say = Callable[[str], None]
+LOOKS, SENDS = 0.5, 5.0  # seconds: each sending is a commit of MLflow's database, on the cores that train
 
 
 def open_run(workspace: Workspace, adapter: str, at: str, say: Say) -> tuple[Registry | None, str]:
@@ -38,16 +40,19 @@ def published(registry: Registry | None, run_id: str, log: Path, say: Say) -> It
 def _follow(registry: Registry | None, run_id: str, log: Path, done: threading.Event, say: Say) -> None:
     from tqdm import tqdm
 
-    sent, bar = 0, None
+    waiting: list[dict[str, Any]] = []
+    seen, bar, sent = 0, None, 0.0
     while True:
-        last = done.wait(0.5)
-        rows = _whole_rows(log)[sent:]
+        last = done.wait(LOOKS)
+        rows = _whole_rows(log)[seen:]
         if rows and bar is None:
             bar = tqdm(total=rows[0]["of"], desc="train", unit="step", disable=None)
         if rows and bar is not None:
             bar.update(len(rows))
-            sent += len(rows)
-            registry = _send(registry, run_id, rows, say)
+            seen += len(rows)
+            waiting += rows
+        if waiting and (last or time.monotonic() - sent >= SENDS):
+            registry, waiting, sent = _send(registry, run_id, waiting, say), [], time.monotonic()
         if last:
             if bar is not None:
                 bar.close()
