@@ -5,8 +5,9 @@ token trie and stop as soon as one label is left; rows that have ended leave the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,6 @@ class Model:
         self.lies = lies(base_folder, self.device, adapter, train or {})
         self.model, self.tokenizer = base.load(base_folder, self.device, self.lies)
         self.run: dict[str, Any] | None = None
-        self.in_line = self.device == "cpu" and reading.keeps_apart(self.tokenizer, self._says)
         self.use(adapter)
 
     def use(self, adapter: Path | None) -> None:
@@ -63,6 +63,11 @@ class Model:
             self._attach(adapter, run)
             self.digest, self.run = digest, run
         self._fuse()
+
+    @cached_property
+    def in_line(self) -> bool:
+        """Not before it answers: asked in eval mode, bitsandbytes repacks NF4 on a CPU, and nothing could be trained on it."""
+        return self.device == "cpu" and reading.keeps_apart(self.model.config, self.tokenizer, self._says)
 
     def _fuse(self) -> None:
         if self.fuse:
@@ -110,7 +115,8 @@ class Model:
             begun = self._begun(prompts.common_prefix(ids))
             lengths = [len(ids[i]) - len(begun.prefix) for i in order]
             if labels:
-                stops = reading.stops(lengths, batch) if self.in_line else _alike(lengths, batch)
+                short = sum(length <= reading.SHORT for length in lengths) if self.in_line else 0
+                stops = reading.stops(lengths[:short], batch) + [short + i for i in _alike(lengths[short:], batch)]
             else:
                 stops = [*range(batch, len(order), batch), len(order)]
             for start, stop in pairwise([0, *stops]):
@@ -157,26 +163,27 @@ class Model:
         cache = DynamicCache()
         decoder, _ = base.parts(self.model)
         decoder(input_ids=torch.tensor([shared], device=self.device), past_key_values=cache, use_cache=True)
-        return reading.Begun(shared, _layers(cache))
+        return reading.Begun(shared, [(held.keys, held.values) for held in cache.layers])
 
-    def _read(self, rows: Sequence[reading.Asked], in_line: bool) -> tuple[Any, Any, reading.Reading]:
-        """(logits after each question, the cache, how they were read)."""
+    def _read(self, rows: Sequence[reading.Asked], in_line: bool) -> tuple[Any, Any, Any]:
+        """(logits after each question, the cache, `kept` of the reading)."""
         from transformers import DynamicCache
 
         decoder, head = base.parts(self.model)
         pad = self.tokenizer.pad_token_id or 0
         how = reading.of(rows, pad=pad, device=self.device, dtype=self.model.dtype, in_line=in_line)
-        cache = DynamicCache(how.cached or None)
+        cache = DynamicCache(how.cached)
         hidden = decoder(
             input_ids=how.ids, attention_mask=how.attention, position_ids=how.positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        return head(hidden.reshape(-1, hidden.shape[-1])[how.last]).float(), cache, how
+        return head(hidden.reshape(-1, hidden.shape[-1])[how.last]).float(), cache, how.kept
 
-    def _says(self, asked: list[list[int]], in_line: bool) -> Any:
+    def _says(self, begin: list[int], asked: list[list[int]], in_line: bool) -> Any:
         import torch
 
         with torch.inference_mode():
-            return self._read([reading.Asked(reading.Begun([], None), ids) for ids in asked], in_line)[0]
+            begun = self._begun(begin)
+            return self._read([reading.Asked(begun, ids) for ids in asked], in_line)[0]
 
     def _decode(self, rows: Sequence[reading.Asked], choose: Any) -> None:
         """Read the questions, then one token a step, until `choose` has ended every row."""
@@ -184,18 +191,18 @@ class Model:
         from transformers import DynamicCache
 
         decoder, head = base.parts(self.model)
-        logits, cache, how = self._read(rows, self.in_line)
+        logits, cache, kept = self._read(rows, self.in_line)
         alive, mask = list(range(len(rows))), None
         while True:
             picked = choose.step(alive, logits)
             keep = [i for i, token in enumerate(picked) if token is not None]
             if not keep:
                 return
-            index = torch.tensor(keep, device=self.device)
             if mask is None:
-                mask, layers = how.kept(index, _layers(cache))
+                mask, layers = kept(keep, _drained(cache))
                 cache = DynamicCache(layers)
             elif len(keep) < len(alive):
+                index = torch.tensor(keep, device=self.device)
                 cache.batch_select_indices(index)
                 mask = mask[index]
             alive = [alive[i] for i in keep]
@@ -208,8 +215,11 @@ class Model:
             logits = head(hidden.contiguous()).float()
 
 
-def _layers(cache: Any) -> reading.Layers:
-    return [(layer.keys, layer.values) for layer in cache.layers]
+def _drained(cache: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and values layer by layer, each gone from the cache once the next is asked for."""
+    for held in cache.layers:
+        yield held.keys, held.values
+        held.keys = held.values = None
 
 
 Paths = dict[str, tuple[int, ...]]  # label -> its tokens and the one that ends an answer

@@ -4,7 +4,7 @@ In one line (`packing` trains so too) no token is there to fill a row up, and wh
 Attention grows with the square of what is in line, so long questions are padded on the left instead, a row each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -12,8 +12,11 @@ from retrain import packing
 
 PROBE = ("The weather was fine all week.", "Where do we go from here, and who comes along?", "thanks")
 APART = 0.1  # of what the model says of these: bf16 rounds by up to 0.05, to see another question changes it by 0.3 or more
+SHORT = packing.MOST // 4  # tokens: of longer questions too few share a line
+WIDE = 4 * packing.MOST  # tokens before a line, where several beginnings stand there and each question sees one
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")  # in a base's configuration: a mask of ours overrules them
 
-Layers = list[tuple[Any, Any]]  # keys and values of shape (rows, heads, length, size), a pair a layer
+Layers = Iterable[tuple[Any, Any]]  # keys and values of shape (rows, heads, length, size), a pair a layer
 
 
 class Beginning(Protocol):
@@ -24,7 +27,7 @@ class Beginning(Protocol):
     @property
     def prefix(self) -> list[int]: ...
     @property
-    def computed(self) -> Layers | None: ...
+    def computed(self) -> Sequence[tuple[Any, Any]] | None: ...
 
 
 class Question(Protocol):
@@ -38,7 +41,7 @@ class Begun(NamedTuple):
     """A beginning in a model that holds the weights itself."""
 
     prefix: list[int]
-    computed: Layers | None
+    computed: Sequence[tuple[Any, Any]] | None
     weights: Any = None
 
 
@@ -49,8 +52,9 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """ids and positions: (lines, tokens), what the decoder is asked; attention: the mask that it gets; cached: what was read
-    before; weights: whose LoRA each line takes, or each token; last: where each question ends in the flattened output.
+    """ids and positions: (lines, tokens), what the decoder is asked; attention: the mask that it gets; weights: whose LoRA each
+    line takes, or each token; last: where each question ends in the flattened output; cached: what was read before, made as it
+    is taken, for it may be as large as all the rest.
 
     `kept(stay, layers)`: (mask, keys and values) of some of the rows, padded on the left, from those of all lines.
     """
@@ -58,10 +62,10 @@ class Reading:
     ids: Any
     positions: Any
     attention: Any
-    cached: Layers
     weights: list[Any]
     last: Any
-    kept: Callable[[Any, Layers], tuple[Any, Layers]]
+    cached: Layers
+    kept: Callable[[list[int], Layers], tuple[Any, Layers]]
 
 
 def of(rows: Sequence[Question], *, pad: int, device: str, dtype: Any, in_line: bool) -> Reading:
@@ -69,18 +73,29 @@ def of(rows: Sequence[Question], *, pad: int, device: str, dtype: Any, in_line: 
     return (in_line and _in_line(rows, device, dtype)) or _padded(rows, pad, device)
 
 
-def keeps_apart(tokenizer: Any, said: Callable[[list[list[int]], bool], Any]) -> bool:
+def keeps_apart(config: Any, tokenizer: Any, said: Callable[[list[int], list[list[int]], bool], Any]) -> bool:
     """Whether questions in one line come out of a base as padded ones do: asked of it, not of its name.
 
-    said: logits after questions (token ids) that are read in one line, or not.
+    said: logits after questions (token ids) of which all but the last begin with some tokens, read in one line or not. A window
+    over what is seen is none of a short question's business, so a base that has one is not asked.
     """
-    asked = [list(tokenizer(text)["input_ids"]) for text in PROBE]
-    one, other = said(asked, True), said(asked, False)
+    text = config.get_text_config()
+    if any(getattr(text, name, None) for name in WINDOWS):
+        return False
+    begin, *asked = (list(tokenizer(words)["input_ids"]) for words in PROBE)
+    if not (begin and all(asked)):
+        return False
+    asked = [*([*begin, *ids] for ids in asked), asked[0]]
+    try:
+        one = said(begin, asked, True)
+    except (IndexError, RuntimeError, TypeError, ValueError):  # it takes no such mask
+        return False
+    one, other = (logits - logits.mean(-1, keepdim=True) for logits in (one, said(begin, asked, False)))
     return bool((one - other).norm() < APART * other.norm())
 
 
 def stops(lengths: Sequence[int], most: int) -> list[int]:
-    """Where lines of questions of these lengths end: after `most`, or before one would be too long for a line."""
+    """Where lines of short questions of these lengths end: after `most`, or before one would be too long for a line."""
     found, first, tokens = [], 0, 0
     for i, length in enumerate(lengths):
         if i - first == most or (i > first and tokens + length > packing.MOST):
@@ -113,7 +128,7 @@ def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | Non
         positions += range(known, len(row.ids))
         weights += [row.of.weights] * len(rest)
         ids += rest
-    if len(ids) > packing.MOST:
+    if len(ids) > packing.MOST or (len(before) > 1 and width > WIDE):
         return None
     last = torch.tensor([own[-1] - width for own in columns], device=device)
     empty = packing.filled(len(ids)) - len(ids)
@@ -129,9 +144,9 @@ def _in_line(rows: Sequence[Question], device: str, dtype: Any) -> Reading | Non
     index = torch.tensor([[0] * (longest - len(own)) + own for own in columns], device=device)
     real = torch.tensor([[0] * (longest - len(own)) + [1] * len(own) for own in columns], device=device)
 
-    def kept(stay: Any, layers: Layers) -> tuple[Any, Layers]:
+    def kept(stay: list[int], layers: Layers) -> tuple[Any, Layers]:
         mine = index[stay]
-        return real[stay], [(keys[0][:, mine].transpose(0, 1), values[0][:, mine].transpose(0, 1)) for keys, values in layers]
+        return real[stay], ((keys[0][:, mine].transpose(0, 1), values[0][:, mine].transpose(0, 1)) for keys, values in layers)
 
     return Reading(
         ids=torch.tensor([ids + [0] * empty], device=device),
@@ -156,8 +171,9 @@ def _padded(rows: Sequence[Question], pad: int, device: str) -> Reading:
     ]
     mask = torch.tensor(real, device=device)
 
-    def kept(stay: Any, layers: Layers) -> tuple[Any, Layers]:
-        return mask[stay], [(keys[stay], values[stay]) for keys, values in layers]
+    def kept(stay: list[int], layers: Layers) -> tuple[Any, Layers]:
+        all_stay = len(stay) == len(rows)
+        return mask[stay], layers if all_stay else ((keys[stay], values[stay]) for keys, values in layers)
 
     return Reading(
         ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in rest], device=device),
@@ -173,29 +189,29 @@ def _padded(rows: Sequence[Question], pad: int, device: str) -> Reading:
 def _known(row: Question) -> int:
     """Tokens of its question that were computed before."""
     prefix = row.of.prefix
-    return len(prefix) if row.of.computed and row.ids[: len(prefix)] == prefix else 0
+    begins = row.of.computed and len(row.ids) > len(prefix) and row.ids[: len(prefix)] == prefix
+    return len(prefix) if begins else 0
 
 
-def _side_by_side(computed: Sequence[Layers]) -> Layers:
+def _side_by_side(computed: Sequence[Sequence[tuple[Any, Any]]]) -> Iterator[tuple[Any, Any]]:
     """Prefixes as one line, one behind the other."""
     import torch
 
-    return [
-        (torch.cat([keys for keys, _ in layer], dim=2), torch.cat([values for _, values in layer], dim=2))
-        for layer in zip(*computed, strict=True)
-    ]
+    for layer in zip(*computed, strict=True):
+        yield torch.cat([keys for keys, _ in layer], dim=2), torch.cat([values for _, values in layer], dim=2)
 
 
-def _stacked(computed: Sequence[Layers | None], length: int) -> Layers:
+def _stacked(computed: Sequence[Sequence[tuple[Any, Any]] | None], length: int) -> Iterator[tuple[Any, Any]]:
     """Prefixes of several rows as one cache, padded on the left to a length."""
     import torch
     from torch.nn.functional import pad
 
-    some: Layers = next((layers for layers in computed if layers), [])
+    some: Sequence[tuple[Any, Any]] = next((layers for layers in computed if layers), [])
 
     def rows_of(layer: int, side: int) -> Any:
         none = some[layer][side][:, :, :0]
         rows = [layers[layer][side] if layers else none for layers in computed]
         return torch.cat([pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
 
-    return [(rows_of(layer, 0), rows_of(layer, 1)) for layer in range(len(some))]
+    for layer in range(len(some)):
+        yield rows_of(layer, 0), rows_of(layer, 1)

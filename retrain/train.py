@@ -94,7 +94,7 @@ def train(
         "train": settings.model_dump(mode="json"),
         "residency": lies.kept,
     } | ({"repeated": len(shown) - len(rows)} if len(shown) > len(rows) else {})
-    saved = Checkpoints.of(home, {**run, "order": [row.id for row in shown], "torch": torch.__version__})
+    saved = Checkpoints.of(home, {**run, "order": [row.id for row in shown], "torch": torch.__version__, "unit": packing.UNIT})
     made = steps.run(
         model, data, [row.id for row in shown], settings, seed=params.seed, pad=tokenizer.pad_token_id, device=device, log=log,
         saved=saved, ending=ending or threading.Event(), at_once=planned.at_once,

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import training
 
-from retrain import base, packing, train
+from retrain import base, packing, reading, train
+from retrain.generate import Model
+from retrain.records import Message
 from retrain.serving import engine as engine_
 from retrain.serving.engine import Engine, Row, Specialist
 
@@ -54,13 +56,14 @@ def test_questions_in_one_line_are_answered_and_remembered_as_padded_ones(engine
     import torch
 
     asked = rows(specialists(engine, folder))
-    stay = torch.tensor([0, 2, 3, 6, 9])
+    stay = [0, 2, 3, 6, 9]
     with torch.inference_mode():
         (one, layers, line), (other, wanted, lines) = (engine.running.read(asked, in_line=way) for way in (True, False))
         assert line.ids.shape[0] == 1
         assert lines.ids.shape[0] == len(asked)
         assert (one - other).abs().max() < 1e-4
-        (mask, kept), (padded, theirs) = line.kept(stay, layers), lines.kept(stay, wanted)
+        mask, kept = line.kept(stay, layers)
+        padded, theirs = lines.kept(stay, wanted)
     assert mask.sum(1).tolist() == padded.sum(1).tolist() == [len(asked[i].ids) for i in stay]
     for ours, others in zip(kept, theirs, strict=True):
         for found, expected in zip(ours, others, strict=True):
@@ -89,18 +92,45 @@ def test_long_questions_are_padded(engine: Engine, folder: Path) -> None:
     assert how.ids.shape[0] == len(asked)
 
 
-def test_a_base_that_does_not_keep_a_line_apart_reads_padded(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_that_is_its_beginning_is_read_whole(engine: Engine, folder: Path) -> None:
+    import torch
+
+    one, _, bare = specialists(engine, folder)
+    rows = [Row(one, ONE, None, None), Row(bare, OTHER, None, None)]
+    with torch.inference_mode():
+        found, wanted = (engine.running.read(rows, in_line=way)[0] for way in (True, False))
+    assert (found - wanted).abs().max() < 1e-4
+
+
+def causal(mask: Any) -> Any:
+    """Each token sees all before it, those of other questions too."""
+    return mask.clone().fill_(0).masked_fill(mask.new_ones(mask.shape[-2:]).triu(1 + mask.shape[-1] - mask.shape[-2]) > 0, -1e9)
+
+
+def refused(mask: Any) -> Any:
+    raise ValueError("a mask of two dimensions, please")
+
+
+@pytest.mark.parametrize("masks", [causal, refused, "window", "no words"])
+def test_a_base_that_does_not_keep_a_line_apart_reads_padded(tiny: Path, monkeypatch: pytest.MonkeyPatch, masks: Any) -> None:
     load = base.load
+    monkeypatch.setattr(reading, "PROBE", ("where is my", "refund order please", "lost card"))
 
     def careless(*args: Any) -> Any:
         model, tokenizer = load(*args)
         decoder = base.parts(model)[0]
         real = decoder.forward
+        if masks == "window":
+            model.config.sliding_window = 8
+            return model, tokenizer
 
         def forward(attention_mask: Any, **others: Any) -> Any:
-            return real(attention_mask=attention_mask if attention_mask.dim() == 2 else 0 * attention_mask, **others)
+            return real(attention_mask=attention_mask if attention_mask.dim() == 2 else masks(attention_mask), **others)
 
-        decoder.forward = forward
+        if callable(masks):
+            decoder.forward = forward
+        else:
+            monkeypatch.setattr(reading, "PROBE", ("where is my", "", "lost card"))
         return model, tokenizer
 
     good = an_engine(tiny)
@@ -110,3 +140,28 @@ def test_a_base_that_does_not_keep_a_line_apart_reads_padded(tiny: Path, monkeyp
     bad = an_engine(tiny)
     assert not bad.in_line
     bad.close()
+
+
+def test_the_evaluation_reads_short_questions_in_line_and_long_ones_many_at_once(
+    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    real = reading.of
+
+    def told(rows: Any, **how: Any) -> reading.Reading:
+        made = real(rows, **how)
+        seen.append((len(rows), made.ids.shape[0]))
+        return made
+
+    model = Model(tiny, device="cpu", adapter=folder)
+    asked = [(Message(role="user", content=" ".join(training.WORDS[:1] * n)),) for n in (*[3] * 6, *[reading.SHORT + 40] * 4)]
+    run = model.run or {}
+    settings: Any = {"labels": run["labels"], "max_new_tokens": 4, "batch": 8}
+    assert model.in_line
+    monkeypatch.setattr(reading, "of", told)
+    found = model.answers(asked, template=model.template(run["prompt"], 600), **settings)
+    assert seen == [(6, 1), (4, 4)]
+    model.in_line = False
+    assert [one.text for one in found] == [
+        one.text for one in model.answers(asked, template=model.template(run["prompt"], 600), **settings)
+    ]

@@ -19,6 +19,7 @@ from retrain.records import Message, read_json
 from retrain.serving.lora import Mixed, Weights, read
 
 T = TypeVar("T")
+Pairs = list[tuple[Any, Any]]  # keys and values, a pair a layer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Specialist:
     paths: Paths  # of its labels; empty for free text
     most: int  # tokens of an answer
     prefix: list[int] = field(default_factory=list)
-    computed: reading.Layers | None = None  # keys and values of the prefix
+    computed: Pairs | None = None  # keys and values of the prefix
 
 
 @dataclass(eq=False)
@@ -88,7 +89,7 @@ class Engine:
             layer.fuse(self.model, self.mixed)
         self.batch, self.queue = batch, queue
         self.running = Batch(self)
-        self.in_line = self.device == "cpu" and reading.keeps_apart(self.tokenizer, self._says)
+        self.in_line = self.device == "cpu" and reading.keeps_apart(self.model.config, self.tokenizer, self._says)
         self._waiting: deque[Row] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._encoding = threading.Lock()  # a fast tokenizer may not be used twice at once
@@ -97,12 +98,13 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def _says(self, asked: list[list[int]], in_line: bool) -> Any:
+    def _says(self, begin: list[int], asked: list[list[int]], in_line: bool) -> Any:
         """Logits of the bare base after these questions."""
         import torch
 
-        of = reading.Begun([], None, Weights("", {}))
         with torch.inference_mode():
+            bare = reading.Begun(begin, None, Weights("", {}))
+            of = bare._replace(computed=self.running.compute(bare))
             return self.running.read([reading.Asked(of, ids) for ids in asked], in_line=in_line)[0]
 
     def specialist(self, folder: Path, digest: str, most: int) -> Specialist:
@@ -231,11 +233,11 @@ class Batch:
         self.engine = engine
         self.decoder, self.head = base.parts(engine.model)
         self.rows: list[Row] = []
-        self.layers: reading.Layers = []
+        self.layers: Pairs = []
         self.mask: Any = None  # (rows, length): 1 where a token is
         self.tokens: list[int] = []
 
-    def compute(self, of: Specialist) -> reading.Layers:
+    def compute(self, of: reading.Beginning) -> Pairs:
         """Keys and values of the tokens that all questions of a specialist begin with."""
         import torch
 
@@ -246,8 +248,6 @@ class Batch:
 
     def join(self, fresh: list[Row]) -> None:
         """Read the questions of new rows, choose their first tokens, and take those along that go on."""
-        import torch
-
         fresh = sorted(fresh, key=lambda row: row.of.weights.digest)
         logits, layers, read = self.read(fresh, in_line=self.engine.in_line)
         picked = _chosen(fresh, logits)
@@ -255,17 +255,19 @@ class Batch:
         if stay:
             new = Batch(self.engine)
             new.rows = [fresh[i] for i in stay]
-            new.mask, new.layers = read.kept(torch.tensor(stay, device=self.engine.device), layers)
+            new.mask, kept = read.kept(stay, layers)
+            new.layers = list(kept)
             new.tokens = [token for token in picked if token is not None]
             self._merge(new)
 
-    def read(self, rows: Sequence[reading.Question], *, in_line: bool) -> tuple[Any, reading.Layers, reading.Reading]:
+    def read(self, rows: Sequence[reading.Question], *, in_line: bool) -> tuple[Any, Pairs, reading.Reading]:
         """(logits after each question, keys and values of all that was read, how)."""
         engine = self.engine
         pad = engine.tokenizer.pad_token_id or 0
         how = reading.of(rows, pad=pad, device=engine.device, dtype=engine.model.dtype, in_line=in_line)
         engine.mixed.rows(how.weights)
-        logits, layers = self._forward(how.ids, how.attention, how.cached, positions=how.positions, last=how.last)
+        ends = (how.last, [row.of.weights for row in rows])
+        logits, layers = self._forward(how.ids, how.attention, how.cached, positions=how.positions, ends=ends)
         return logits, layers, how
 
     def step(self) -> None:
@@ -284,20 +286,24 @@ class Batch:
         self._keep([i for i, token in enumerate(picked) if token is not None])
 
     def _forward(
-        self, ids: Any, mask: Any, layers: reading.Layers, *, positions: Any = None, last: Any = None
-    ) -> tuple[Any, reading.Layers]:
+        self, ids: Any, mask: Any, layers: reading.Layers, *, positions: Any = None, ends: tuple[Any, list[Any]] | None = None
+    ) -> tuple[Any, Pairs]:
         """(logits in float32, keys and values with these tokens); positions follow from a mask of rows, and the logits are
-        those after the last token of each, where nothing else is said."""
+        those after the last token of each; or of `ends`: (places in the flattened output, whose LoRA each takes)."""
         from transformers import DynamicCache
 
-        cache = DynamicCache(layers or None)
+        cache = DynamicCache(layers)
         if positions is None:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         hidden = self.decoder(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        ends = hidden[:, -1] if last is None else hidden.reshape(-1, hidden.shape[-1])[last]
-        return self.head(ends.contiguous()).float(), [(layer.keys, layer.values) for layer in cache.layers]
+        if ends is None:
+            said = hidden[:, -1].contiguous()
+        else:
+            said = hidden.reshape(-1, hidden.shape[-1])[ends[0]]
+            self.engine.mixed.rows(ends[1])
+        return self.head(said).float(), [(layer.keys, layer.values) for layer in cache.layers]
 
     def _keep(self, stay: list[int]) -> None:
         import torch
