@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from retrain import datadocs
 from retrain.records import Example
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def _run(tables: Mapping[str, tuple["pd.DataFrame", list[Any]]], docs: Path | No
         checkpoint = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition], actions=actions))
         for run in checkpoint.run(batch_parameters={"dataframe": frame}).run_results.values():
             results += run.results
+    if docs is not None:
+        datadocs.self_contained(docs)
     evaluated = sum(not _raised(found.exception_info) for found in results)
     configured = sum(len(rules) for _, rules in tables.values())
     failures = [_words(found) for found in results if not found.success]

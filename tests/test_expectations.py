@@ -1,5 +1,6 @@
 """What Great Expectations lets pass: nothing empty, nothing blank, and a sentence with counts for the rest."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -71,3 +72,6 @@ def test_data_docs_are_a_page_of_the_newest_window(tmp_path: Path) -> None:
         check_logs(log(prompt=prompt), rows=20, min_rows=10, docs=tmp_path)
     assert (tmp_path / "index.html").exists()
     assert len(list((tmp_path / "validations").rglob("*.html"))) == 2
+    pages = [page.read_text("utf-8") for page in tmp_path.rglob("*.html")]
+    assert not [page for page in pages if re.search(r'(src|href)="https?://(?!greatexpectations\.io)', page)]
+    assert all("prefers-color-scheme" in page for page in pages)
