@@ -17,10 +17,7 @@ from retrain import train as train_
 from retrain.errors import IntegrityError, ParamsError
 from retrain.records import Message, read_json
 
-SPREAD, FREE = (
-    1.3,
-    3,
-)  # of rows that are padded: one may be so many times as long as the shortest of its batch, and so many tokens
+SPREAD, FREE = 1.3, 3  # a padded row may be so many times as long as the shortest of its batch, and so many tokens
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_a_rule_that_could_not_be_evaluated_passes_nothing() -> None:
     assert "1 of 10 rules could not be evaluated" in found.failures
 
 
-def test_data_docs_are_a_page_of_the_newest_window(tmp_path: Path) -> None:
+def test_data_docs_are_pages_of_the_newest_window_that_fetch_nothing(tmp_path: Path) -> None:
     for prompt in ("fine", " "):
         check_logs(log(prompt=prompt), rows=20, min_rows=10, docs=tmp_path)
     assert (tmp_path / "index.html").exists()
