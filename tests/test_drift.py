@@ -126,6 +126,16 @@ def test_a_tenth_of_new_intents_is_drift_where_both_sides_have_many_rows(new: in
     assert page.stat().st_size > 1000
 
 
+def test_a_report_stays_small_whatever_the_windows_size(tmp_path: Path) -> None:
+    sizes = []
+    for rows in (2_000, 20_000):
+        page = tmp_path / f"{rows}.html"
+        measure(traffic(0, rows, 6), None, traffic(rows // 5, rows), html=page)
+        sizes.append(page.stat().st_size)
+    assert sizes[1] < 1.1 * sizes[0]
+    assert sizes[1] < 2_000_000
+
+
 @pytest.mark.parametrize(("day", "status"), [(7 + 6, "no_drift"), (7, "drift")])
 def test_what_is_asked_each_sunday_has_grown_on_a_monday_alone(day: int, status: str) -> None:
     week = [sunday(n) if n == 6 else at(traffic(0, 300, n), n) for n in range(7)]
