@@ -23,7 +23,7 @@ export TOKENIZERS_PARALLELISM := false
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' Makefile
 
-demo: .venv/.ready     ## the whole loop on the data that ships, 10 to 20 minutes on two cores with bf16 instructions, more without; ARGS="--data DIR" for your own
+demo: .venv/.ready     ## the whole loop on the data that ships, 10 to 18 minutes on two cores with bf16 instructions, more without; ARGS="--data DIR" for your own
 	@retrain demo $(ARGS)
 
 test: .venv/.ready     ## the tests, without the slow trials; ARGS="-k words" for some
