@@ -215,7 +215,7 @@ class Model:
             logits = head(hidden.contiguous()).float()
 
 
-def _drained(cache: Any) -> Iterator[tuple[Any, Any]]:
+def _drained(cache: Any) -> Iterator[reading.Pair]:
     """Keys and values layer by layer, each gone from the cache once the next is asked for."""
     for held in cache.layers:
         yield held.keys, held.values

@@ -16,7 +16,8 @@ SHORT = packing.MOST // 4  # tokens: of longer questions too few share a line
 WIDE = 4 * packing.MOST  # tokens before a line, where several beginnings stand there and each question sees one
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")  # in a base's configuration: a mask of ours overrules them
 
-Layers = Iterable[tuple[Any, Any]]  # keys and values of shape (rows, heads, length, size), a pair a layer
+Pair = tuple[Any, Any]  # keys and values of a layer, each of shape (rows, heads, length, size)
+Layers = Iterable[Pair]
 
 
 class Beginning(Protocol):
@@ -27,7 +28,7 @@ class Beginning(Protocol):
     @property
     def prefix(self) -> list[int]: ...
     @property
-    def computed(self) -> Sequence[tuple[Any, Any]] | None: ...
+    def computed(self) -> Sequence[Pair] | None: ...
 
 
 class Question(Protocol):
@@ -41,7 +42,7 @@ class Begun(NamedTuple):
     """A beginning in a model that holds the weights itself."""
 
     prefix: list[int]
-    computed: Sequence[tuple[Any, Any]] | None
+    computed: Sequence[Pair] | None
     weights: Any = None
 
 
@@ -193,7 +194,7 @@ def _known(row: Question) -> int:
     return len(prefix) if begins else 0
 
 
-def _side_by_side(computed: Sequence[Sequence[tuple[Any, Any]]]) -> Iterator[tuple[Any, Any]]:
+def _side_by_side(computed: Sequence[Sequence[Pair]]) -> Iterator[Pair]:
     """Prefixes as one line, one behind the other."""
     import torch
 
@@ -201,12 +202,12 @@ def _side_by_side(computed: Sequence[Sequence[tuple[Any, Any]]]) -> Iterator[tup
         yield torch.cat([keys for keys, _ in layer], dim=2), torch.cat([values for _, values in layer], dim=2)
 
 
-def _stacked(computed: Sequence[Sequence[tuple[Any, Any]] | None], length: int) -> Iterator[tuple[Any, Any]]:
+def _stacked(computed: Sequence[Sequence[Pair] | None], length: int) -> Iterator[Pair]:
     """Prefixes of several rows as one cache, padded on the left to a length."""
     import torch
     from torch.nn.functional import pad
 
-    some: Sequence[tuple[Any, Any]] = next((layers for layers in computed if layers), [])
+    some: Sequence[Pair] = next((layers for layers in computed if layers), [])
 
     def rows_of(layer: int, side: int) -> Any:
         none = some[layer][side][:, :, :0]

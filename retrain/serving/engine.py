@@ -19,7 +19,7 @@ from retrain.records import Message, read_json
 from retrain.serving.lora import Mixed, Weights, read
 
 T = TypeVar("T")
-Pairs = list[tuple[Any, Any]]  # keys and values, a pair a layer
+Pairs = list[reading.Pair]  # keys and values of every layer
 
 
 @dataclass(frozen=True)
