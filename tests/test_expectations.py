@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import browser
 import pandas as pd
 import pytest
 
@@ -75,3 +76,13 @@ def test_data_docs_are_pages_of_the_newest_window_that_fetch_nothing(tmp_path: P
     pages = [page.read_text("utf-8") for page in tmp_path.rglob("*.html")]
     assert not [page for page in pages if re.search(r'(src|href)="https?://(?!greatexpectations\.io)', page)]
     assert all("prefers-color-scheme" in page for page in pages)
+
+
+@pytest.mark.slow
+def test_a_browser_without_a_network_shows_the_rows_of_their_index(tmp_path: Path) -> None:
+    check_logs(log(prompt="fine"), rows=20, min_rows=10, docs=tmp_path)
+    with browser.page() as page:
+        page.open((tmp_path / "index.html").as_uri())
+        page.reads("Run Time")
+        links = page.links("#section-1-content-block-2-1-body-table")
+        assert [name for name in links.values() if "/validations/" in name]
