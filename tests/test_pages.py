@@ -3,22 +3,20 @@
 import json
 import re
 import shutil
-from datetime import timedelta
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import browser
 import history
 import pytest
+import timeline
 from typer.testing import CliRunner
 
-from monitoring import chronicle, evidently_ui, pages, telling
+from monitoring import chronicle, evidently_ui, pages
 from retrain import ledger, projections
 from retrain.cli import app
 from retrain.process import git
-from retrain.records import from_stamp, parse_time
-from retrain.registry import Run
+from retrain.records import parse_time
 from retrain.workspace import Workspace
 
 LIMIT = 1_000_000  # bytes of a page that is sent by mail
@@ -36,36 +34,6 @@ def html(space: Workspace) -> str:
     return projections.page_of(space, "support").read_text("utf-8")
 
 
-def seen(day: int, **more: Any) -> chronicle.Seen:
-    told = {"version": 1, "accuracy": 0.9, "satisfaction": 0.7, "drift": {}, **more}
-    record = history.record(day, **told)
-    run = Run(f"run{day}", "1", int((history.FIRST + timedelta(days=day + 1, hours=1)).timestamp() * 1000), {}, {})
-    return chronicle.seen(record, run, {})
-
-
-def attempt(day: int, status: Any = "passed", at: str | None = None) -> ledger.Attempt:
-    end = (history.FIRST + timedelta(days=day)).strftime("%Y-%m-%dT%H-%M-%SZ")
-    return ledger.Attempt(
-        at=at or history._at(day), adapter="support", purpose="first", end=end, commit="c" * 40, digest=f"d{day}",
-        status=status,
-        promote=status == "passed", dataset="data", audit=None, champion=None, why="It is better.",
-    )  # fmt: skip
-
-
-def promotion(day: int, version: int = 1, at: str | None = None) -> ledger.Promotion:
-    return ledger.Promotion(
-        at=at or history._at(day, 2), adapter="support", version=version, digest=f"d{day}", commit="c" * 40,
-        tag=f"support-v{version}", replaces=None,
-    )  # fmt: skip
-
-
-def told(windows: list[chronicle.Seen], entries: list[ledger.Entry]) -> chronicle.Chronicle:
-    return telling.chronicle("support", windows=windows, entries=entries, hours=24)
-
-
-# --- the page
-
-
 def test_a_page_is_one_small_file_that_asks_for_nothing_and_runs_nothing(html: str) -> None:
     assert len(html.encode()) < LIMIT / 2
     assert not re.search(r"<(script|link|iframe|object)\b|<img (?!src=\"data:image/png;base64,)", html)
@@ -79,7 +47,7 @@ def test_ninety_windows_of_twelve_columns_stay_below_a_megabyte() -> None:
         record = history.record(day, version=1, accuracy=0.9, satisfaction=0.7, drift={})
         record["columns"] += [{**column, "column": f"more_{column['column']}"} for column in record["columns"][:5]]
         windows.append(chronicle.seen(record, None, {}))
-    assert len(pages.story_page(told(windows, []), cards={}, commits={}).encode()) < LIMIT
+    assert len(pages.story_page(timeline.told(windows, []), cards={}, commits={}).encode()) < LIMIT
 
 
 def test_what_users_wrote_is_text_on_the_page_in_the_card_too(html: str) -> None:
@@ -182,86 +150,6 @@ def test_a_password_in_a_remote_never_becomes_a_link() -> None:
     assert projections.web_address(".retrain/origin.git") is None
 
 
-# --- the sentence, and places in time
-
-
-@pytest.mark.parametrize(
-    ("windows", "entries", "tone", "words"),
-    [
-        ([], [], "unknown", "support has no champion yet"),
-        ([], [attempt(0), promotion(0)], "unknown", "no window of its traffic has been measured yet"),
-        ([seen(1)], [attempt(0), promotion(0)], "good", "support is doing well: it gets 90% of the checked messages right"),
-        (
-            [seen(1, drift={"topic": 0.3})],
-            [attempt(0), promotion(0)],
-            "warn",
-            "needs attention: users ask for things it was not",
-        ),
-        ([seen(1, drift={"response": 0.3})], [attempt(0), promotion(0)], "warn", "its answers are not what they were"),
-        (
-            [seen(1, violations=["accuracy on the audit sample fell from 92% to 78%, 10% allowed"], fire=True)],
-            [attempt(0), promotion(0)],
-            "bad",
-            "is to be retrained: accuracy on the audit sample fell from 92% to 78%.",
-        ),
-        ([seen(1)], [attempt(0), promotion(0), attempt(2, "failed")], "warn", "was refused, and support-v1 keeps serving"),
-        ([seen(1)], [attempt(0), promotion(0), attempt(2), promotion(2, 2)], "unknown", "was renewed: support-v2 serves now"),
-        ([seen(1, drift_status="logging_broken")], [attempt(0), promotion(0)], "warn", "cannot be told"),
-        ([seen(1, drift_status="not_enough_data")], [attempt(0), promotion(0)], "unknown", "too little to tell"),
-    ],
-)
-def test_the_first_sentence_says_how_the_adapter_is_doing(windows: list, entries: list, tone: str, words: str) -> None:
-    summary = told(windows, entries).summary
-    assert summary.tone == tone
-    assert words in f"{summary.headline} {summary.lead}"
-    assert pages.story_page(told(windows, entries), cards={}, commits={})
-
-
-def test_a_ledger_written_long_after_the_windows_lies_beside_the_windows_known_then() -> None:
-    """A demo: three days are measured in three hours of a later year."""
-    late = "2027-06-01T{:02}:00:00Z"
-    windows = [
-        chronicle.seen(seen(day).record, Run("r", "1", int(parse_time(late.format(day)).timestamp() * 1000), {}, {}), {})
-        for day in (1, 2, 3)
-    ]
-    entries = [attempt(1, at=late.format(0)), promotion(1, at=late.format(0)), ledger.Rollback(
-        at=late.format(3), adapter="support", from_version=1, version=1, digest="d1", reason="try")]  # fmt: skip
-    events = told(windows, entries).events
-    at = {event.kind: event.at for event in events}
-    assert at["promotion"] == from_stamp(entries[0].end)
-    assert at["rollback"] == windows[-1].end
-    assert events[-1].kind == "rollback"
-
-
-def test_a_record_from_before_it_held_columns_is_read_from_the_metrics_of_its_run() -> None:
-    record = history.record(1, version=1, accuracy=None, satisfaction=None, drift={"topic": 0.3})
-    del record["columns"]
-    run = Run("r", "1", 0, {}, {"drift.topic": 0.3, "drift.novelty": 0.1, "rows": 300})
-    window = chronicle.seen(record, run, {"topic": 0.2, "novelty": 0.235})
-    assert [(column.name, column.status) for column in window.columns] == [("novelty", "no_drift"), ("topic", "drift")]
-    assert window.drift == pytest.approx(1.5)
-
-
-def test_labels_too_young_are_not_known_yet_and_draw_no_point() -> None:
-    window = seen(1, known=False)
-    assert window.accuracy is None
-    page = pages.story_page(told([window], [attempt(0), promotion(0)]), cards={}, commits={})
-    assert "not yet known: its labels are too young" in page
-
-
-def test_what_a_window_measured_is_told_in_its_own_unit() -> None:
-    slices = {f"channel={n}": {"rows": n, "audited": 3, "right": 2} for n in range(20)}
-    window = seen(
-        1, relevance=0.31, estimated_accuracy=0.84, latency_p50=1200.0, latency_p95=4000.0, slices=slices, invalid=0.02
-    )
-    facts = dict(telling.window_facts(window))
-    assert facts["likeness of question and answer"] == "0.31 (mean cosine)"
-    assert facts["right, estimated without labels"] == "84%"
-    assert facts["seconds to answer, middle and slow"] == "1.20 and 4.00"
-    assert facts["channel=19"] == "19 messages, 2 of 3 checked right"
-    assert "channel=0" not in facts
-
-
 # --- how it looks
 
 
@@ -334,10 +222,12 @@ def test_the_figures_are_valid_openmetrics_and_node_exporters_collector_reads_th
 def test_what_is_not_known_is_absent_and_never_zero() -> None:
     from monitoring.openmetrics import text
 
-    said = text(told([seen(1, accuracy=None, satisfaction=None)], [attempt(0), promotion(0)]))
+    said = text(
+        timeline.told([timeline.seen(1, accuracy=None, satisfaction=None)], [timeline.attempt(0), timeline.promotion(0)])
+    )
     assert "retrain_window_accuracy_ratio" not in said
     assert "retrain_window_rows{" in said
-    assert "retrain_window_rows{" not in text(told([], []))
+    assert "retrain_window_rows{" not in text(timeline.told([], []))
 
 
 # --- Evidently
