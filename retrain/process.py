@@ -1,7 +1,9 @@
 """Child processes that never outlive what started them: own session, streamed output, one end for the whole group."""
 
+import atexit
 import contextlib
 import ctypes
+import gc
 import os
 import re
 import signal
@@ -11,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache as once
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -33,6 +36,17 @@ def environment(**more: str) -> dict[str, str]:
 def cache(name: str) -> Path:
     """A folder of what can be made again, shared by all clones of a workspace (RETRAIN_CACHE), else of this folder alone."""
     return Path(os.environ.get("RETRAIN_CACHE") or ".retrain") / name
+
+
+@once
+def collect_seldom() -> None:
+    """Have Python look for garbage in cycles less often, and not at its end.
+
+    torch, MLflow, Airflow and their kin are a million objects that stay: looking at them again and again is half of the time
+    in which they load and a command ends.
+    """
+    gc.set_threshold(50_000, 20, 10)
+    atexit.register(gc.freeze)
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:

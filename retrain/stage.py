@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable
 
 from retrain.errors import RetrainError
-from retrain.process import die_with_parent, told
+from retrain.process import collect_seldom, die_with_parent, told
 
 
 def run(main: Callable[[str], None]) -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m retrain.{main.__module__.rpartition('.')[2]} NAME")
+    collect_seldom()
     die_with_parent()  # or a killed `dvc repro` would leave a second writer behind
     try:
         main(sys.argv[1])

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from retrain import base, endpoint
 from retrain import params as params_
+from retrain.process import collect_seldom
 from retrain.workspace import Workspace
 
 WORDS = (
@@ -23,6 +24,8 @@ WORDS = (
     *("system", "user", "assistant", "account_login", "cancel_order", "change_address", "damaged_item", "order_status"),
     *("payment_failed", "refund_status", "return_item"),
 )
+
+collect_seldom()
 
 
 @pytest.fixture(scope="session")

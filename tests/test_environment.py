@@ -8,6 +8,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from retrain import doctor
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +129,22 @@ def test_every_module_stands_in_a_layer():
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert modules - set(re.findall(r"[\w.]+", layers)) - {"retrain.__init__"} == set()
+
+
+SELDOM = """
+import atexit, gc, runpy, sys
+sys.argv = ["it", "nobody"]
+try:
+    runpy.run_module({module!r}, run_name="__main__")
+except SystemExit:
+    print("looks", gc.isenabled(), gc.get_threshold()[0], gc.get_freeze_count())
+atexit._run_exitfuncs()
+print("left alone", gc.get_freeze_count())
+"""
+
+
+@pytest.mark.parametrize("module", ["retrain.cli", "retrain.gate"])
+def test_the_collector_looks_seldom_at_what_a_command_or_a_stage_loads_and_never_as_it_ends(module):
+    printed = fresh(SELDOM.format(module=module))
+    assert "looks True 50000 0" in printed
+    assert int(printed.rpartition("left alone ")[2]) > 10_000

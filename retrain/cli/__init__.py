@@ -25,6 +25,7 @@ from retrain.cli import (
     watching,
 )
 from retrain.errors import RetrainError
+from retrain.process import collect_seldom
 
 VERBS = {
     "Start": (starting.init, starting.demo, starting.simulate),
@@ -94,6 +95,7 @@ app.add_typer(route_app, name="route", rich_help_panel="Serve")
 
 
 def main() -> None:
+    collect_seldom()
     os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", GX_ANALYTICS_ENABLED="false")
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
