@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from retrain import jobs, ledger, lineage, objects, routes
 from retrain.errors import RetrainError
 from retrain.objects import GoneError
 from retrain.process import git
+from retrain.records import parse_yaml
 from retrain.store import Store
 from retrain.workspace import Workspace
 
@@ -84,7 +83,7 @@ def _named(workspace: Workspace, store: Store) -> set[str]:
         text = store.show(commit, "dvc.lock")
         if text is None and commit != head:
             raise RetrainError(f"commit {commit[:12]} of the ledger has no dvc.lock here: `git fetch --all`, then again")
-        stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
+        stages = (parse_yaml(text) or {}).get("stages", {}) if text else {}
         files = [file for stage in stages.values() for file in (*stage.get("outs", ()), *stage.get("deps", ()))]
         wanted |= {str(file["md5"]) for file in files if "md5" in file}
     wanted |= _routers(store, routes.lines_at(workspace, head))
@@ -93,7 +92,7 @@ def _named(workspace: Workspace, store: Store) -> set[str]:
 
 def _routers(store: Store, lines: Sequence[routes.Fitted]) -> set[str]:
     """Of every router that served, and so may be gone back to."""
-    locks = {line.commit: yaml.safe_load(store.show(line.commit, "dvc.lock") or "") or {} for line in lines if line.accepted}
+    locks = {line.commit: parse_yaml(store.show(line.commit, "dvc.lock") or "") or {} for line in lines if line.accepted}
     stages = [lock.get("stages", {}).get(routes.STAGE, {}) for lock in locks.values()]
     return {str(out["md5"]) for stage in stages for out in stage.get("outs", ()) if "md5" in out}
 

@@ -16,14 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from retrain import base, launch, process
 from retrain import params as params_
 from retrain.errors import BusyError, ParamsError, RetrainError, StaleError
 from retrain.launch import MADE, STEP, VARIABLE, Request
-from retrain.records import file_digest, read_json, verify_folder
+from retrain.records import file_digest, parse_yaml, read_json, verify_folder
 from retrain.workspace import ephemeral
 
 ALIVE = 10.0  # seconds between empty lines, which nobody shows: one that cannot be written tells that nobody listens
@@ -131,7 +130,7 @@ def _follow(log: Path, done: threading.Event) -> None:
 
 
 def _md5(root: Path, adapter: str, out: str) -> str:
-    lock = yaml.safe_load((root / "dvc.lock").read_text("utf-8"))
+    lock = parse_yaml((root / "dvc.lock").read_text("utf-8"))
     return next(str(entry["md5"]) for entry in lock["stages"][f"train@{adapter}"]["outs"] if entry["path"] == out)
 
 

@@ -17,7 +17,7 @@ from retrain import jobs, ledger, lineage, overlay, redact, sweep, tombstones
 from retrain.errors import ParamsError, RetrainError
 from retrain.jobs import TRIES, now
 from retrain.params import Params
-from retrain.records import dumps, write_text
+from retrain.records import dumps, parse_yaml, write_text
 from retrain.scrub import Scrubber
 from retrain.store import Store
 from retrain.text import is_text
@@ -245,7 +245,7 @@ def _line(clone: Clone, adapter: str, ids: set[str], job: _Job) -> ledger.Erasur
 def _unlock(clone: Clone, adapter: str) -> bool:
     """Take the adapter's stages out of dvc.lock: what they made of the erased rows is nobody's to fetch or push."""
     path = clone.root / "dvc.lock"
-    lock = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}
+    lock = parse_yaml(path.read_text("utf-8")) if path.exists() else {}
     stages = lock.get("stages") or {}
     held = [name for name in (f"{stage}@{adapter}" for stage in STAGES) if stages.pop(name, None)]
     if held:

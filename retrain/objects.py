@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from retrain.errors import DataError, IntegrityError, RetrainError
 from retrain.process import try_git
+from retrain.records import parse_yaml
 
 Stores = Sequence[tuple[str, Any]]  # (name, DVC object store), nearest first
 
@@ -62,7 +61,7 @@ def listing(places: Stores, md5: str) -> dict[str, str]:
 
 def pointed(text: str) -> str:
     """The md5 that a .dvc file names."""
-    return str(yaml.safe_load(text)["outs"][0]["md5"])
+    return str(parse_yaml(text)["outs"][0]["md5"])
 
 
 def verify_uploaded(root: Path, pointers: Sequence[str], before: str) -> int:

@@ -16,6 +16,7 @@ from retrain.gating import Gates
 from retrain.overrides import apply, merge, nearest
 from retrain.poisoning_rules import Poisoning
 from retrain.policies import KINDS, AnyPolicy
+from retrain.records import parse_yaml
 from retrain.scrub_rules import Scrub
 from retrain.sections import Drift, Judge, Launch, Logs, Positive, Promotion, Router, Section, Serve, Share, Synthesize, Window
 
@@ -306,7 +307,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
+        data = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ParamsError(f"{where} is not YAML: {error}") from error
     if not isinstance(data, dict):

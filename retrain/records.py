@@ -13,12 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from retrain.errors import DataError, IntegrityError
 from retrain.text import normalise
 
 SCHEMA = 1
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "run.json", "trained_on.json"}  # and manifest.json
 
 
@@ -267,6 +269,14 @@ def read_folder(folder: Path) -> list[Example]:
 
 def dumps(row: Any, **kwargs: Any) -> str:
     return json.dumps(row, ensure_ascii=False, **kwargs)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, by libyaml where it is there, 8 times as fast; yaml.YAMLError shows the line that is wrong."""
+    try:
+        return yaml.load(text, Loader=LOADER)
+    except yaml.YAMLError:
+        return yaml.safe_load(text)  # libyaml tells the place alone
 
 
 def write_text(path: Path, text: str) -> None:

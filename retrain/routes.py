@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from retrain import ledger, route_figures, router, routing
@@ -22,7 +21,7 @@ from retrain.objects import GoneError
 from retrain.params import Params, load
 from retrain.params import parse as parse_params
 from retrain.process import text_at
-from retrain.records import Record, dumps, write_text
+from retrain.records import Record, dumps, parse_yaml, write_text
 from retrain.route_figures import Figures
 from retrain.routing import NAME, Router
 from retrain.store import Store
@@ -181,7 +180,7 @@ def _fit(workspace: Workspace, clone: Clone, say: Say, forced: str | None) -> Fi
 def _can_be_fitted(clone: Clone, params: Params) -> None:
     if NAME not in params.router:
         raise NothingToDo(NONE)
-    stages = yaml.safe_load((clone.root / "dvc.yaml").read_text("utf-8"))["stages"]
+    stages = parse_yaml((clone.root / "dvc.yaml").read_text("utf-8"))["stages"]
     if "router" not in stages or not (clone.root / router.NOBODY).parent.exists():
         raise NothingToDo(f"dvc.yaml has no stage `router`, or there is no {router.NOBODY}: docs/routing.md says how to begin")
 

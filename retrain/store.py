@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from retrain import objects
 from retrain.errors import DataError
 from retrain.objects import GoneError
 from retrain.process import environment, git, try_git
+from retrain.records import parse_yaml
 from retrain.workspace import Workspace
 
 KEPT = 64  # blobs in memory: versions that follow each other share most of theirs
@@ -58,7 +57,7 @@ class Store:
     def out(self, commit: str, stage: str, path: str) -> dict[str, Blob]:
         """What a stage made, by the dvc.lock of a commit; empty where that lock does not know it."""
         text = self.show(commit, "dvc.lock")
-        stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
+        stages = (parse_yaml(text) or {}).get("stages", {}) if text else {}
         outs = (stages.get(stage) or {}).get("outs", [])
         found = next((str(out["md5"]) for out in outs if out["path"] == path and "md5" in out), None)
         return self._listed(found) if found else {}

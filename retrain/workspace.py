@@ -21,7 +21,7 @@ from retrain.errors import BusyError, IntegrityError, ParamsError, StaleError
 from retrain.objects import verify_uploaded
 from retrain.params import Params, load
 from retrain.process import dvc, failure, git, try_git
-from retrain.records import file_digest, write_text
+from retrain.records import file_digest, parse_yaml, write_text
 
 ORIGIN, DVC_STORE = ".retrain/origin.git", ".retrain/dvc"
 SILENT = 60.0  # seconds after which a remote that is asked where its branch is counts as not there
@@ -236,7 +236,7 @@ class Clone:
         return [f"champion/{adapter}.dvc", "champion/.gitignore"]
 
     def _locked_out(self, stage: str, path: str, commit: str) -> dict[str, Any]:
-        lock = yaml.safe_load(self.git("show", f"{commit}:dvc.lock"))
+        lock = parse_yaml(self.git("show", f"{commit}:dvc.lock"))
         outs = lock["stages"].get(stage, {}).get("outs", [])
         out = next((out for out in outs if out["path"] == path), None)
         if out is None:

@@ -1,6 +1,7 @@
 """`--set`: any key of params.yaml can be overridden, and where the keys are the user's own a new one can be set."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -56,3 +57,11 @@ def test_these_are_all_mappings_that_params_have() -> None:
 def test_what_is_no_key_or_no_value_is_said_with_the_nearest(setting: str, words: str) -> None:
     with pytest.raises(ParamsError, match=words):
         params.load(".", (setting,))
+
+
+def test_a_file_that_is_no_yaml_is_named_with_the_line_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 7\ntrain: [1, 2\nlogs: {}\n")
+    with pytest.raises(params.ParamsError) as failed:
+        params.load(tmp_path)
+    assert str(failed.value).startswith(f"{tmp_path / 'params.yaml'} is not YAML: ")
+    assert "line 3" in str(failed.value) and "logs: {}" in str(failed.value)

@@ -17,7 +17,7 @@ from retrain import ledger
 from retrain.errors import IntegrityError, NothingToDo, RetrainError
 from retrain.params import Adapter
 from retrain.process import text_at
-from retrain.records import read_json, verify_folder, write_text
+from retrain.records import parse_yaml, read_json, verify_folder, write_text
 from retrain.registry.versions import Registry, placed
 from retrain.store import Store
 from retrain.verdict import Verdict, parse_verdict
@@ -116,7 +116,7 @@ def length_at(space: Workspace, promotion: ledger.Promotion) -> int:
     an old params.yaml may lack what a newer one needs."""
     text = text_at(space.root, promotion.commit, "params.yaml") or ""
     try:
-        given = yaml.safe_load(text)["adapters"][promotion.adapter].get("max_new_tokens")
+        given = parse_yaml(text)["adapters"][promotion.adapter].get("max_new_tokens")
         return int(Adapter.model_fields["max_new_tokens"].default if given is None else given)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
