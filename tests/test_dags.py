@@ -18,9 +18,11 @@ RUN = """
 import json, sys
 from retrain.dagruns import DagRuns
 from retrain.errors import RetrainError
+from retrain.process import collect_seldom
 from retrain.records import parse_time
 from retrain.workspace import Workspace
 
+collect_seldom()
 runs = DagRuns(Workspace.open(sys.argv[1]), print)
 said = []
 for dag, at, conf in json.loads(sys.argv[2]):

@@ -5,6 +5,7 @@ Airflow's database is PostgreSQL here; tests/test_up.py runs it on SQLite.
 
 import json
 import re
+import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -104,6 +105,27 @@ def test_a_rejection_in_airflow_is_recorded_and_nothing_serves(up: Up, asked: tu
     assert [(said.approved, said.via, said.by) for said in decisions(space)] == [(False, "airflow", "admin")]
     assert state(space).champion is None
     assert Registry.open(space.params.mlflow, space.root).aliases("support") == {}
+
+
+def test_no_answer_in_time_is_a_no_in_airflow(up: Up) -> None:
+    space, airflow, _ = up
+    obey(space, "promotion.answer_hours=0.01")
+    candidate = another_candidate(space)
+    run = airflow.start(DAG, {"end": from_stamp(candidate.end).isoformat()})
+    assert airflow.end(DAG, run) == "success"
+    states = airflow.states(DAG, run)
+    assert (states["approve"], states["wait"], states["promote"]) == ("success", "skipped", "success")
+    said = decisions(space)[-1]
+    assert (said.digest, said.approved, said.via, said.by) == (candidate.digest, False, "airflow", None)
+    assert said.reason == "nobody answered in time"
+    assert state(space).champion is None
+    obey(space, "promotion.answer_hours=72")
+
+
+def obey(space: Workspace, *settings: str) -> None:
+    """These settings of params.yaml, pushed, and pulled by the checkout that the DAGs read."""
+    set_for_all(space, *settings)
+    subprocess.run(["git", "pull", "-q", "--ff-only"], cwd=space.root, check=True)
 
 
 def test_an_approval_in_airflow_promotes(up: Up) -> None:
