@@ -42,7 +42,7 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
     name = f"data/failures/{adapter}/{at}.jsonl"
     with jobs.job(workspace, adapter, "collect") as clone:
         folder = clone.root / "data" / "failures" / adapter
-        clone.pull([f"data/failures/{adapter}.dvc"])
+        door = Door.of(clone, adapter, before=at)
         files = sorted(folder.glob("*.jsonl"))
         if files and files[-1].stem > at:
             raise ParamsError(f"{adapter} was collected up to {files[-1].stem}, {at} is before that: collections never go back")
@@ -53,7 +53,6 @@ def collect(workspace: Workspace, adapter: str, end: datetime) -> Collected:
         seen = {(origin.request_id, row.answer) for row in earlier for origin in row.origins}
         spec = params.adapter(adapter)
         labels, schema = spec.labels, schema_of(clone.root, spec)
-        door = Door.of(clone, adapter, before=at)
         made = failures.failure_cases(
             known, audit_rate=params.failures.audit_rate, labels=labels, seen=seen, collected=at, schema=schema, doubt=door,
             source=door.source,

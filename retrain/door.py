@@ -29,7 +29,8 @@ class Door:
     def of(cls, clone: Clone, adapter: str, *, before: str) -> "Door":
         """As the remote has it: its rules, its whole seed, and the collections with a stamp below `before`."""
         params = load(clone.root).of(adapter)
-        clone.pull([f"data/seed/{adapter}.jsonl.dvc", f"data/failures/{adapter}.dvc"])
+        needed = [f"data/seed/{adapter}.jsonl.dvc", f"data/failures/{adapter}.dvc"]
+        clone.pull([*needed, *quarantine.pointer(clone, adapter)])
         seed = read_examples(clone.root / "data" / "seed" / f"{adapter}.jsonl")
         files = sorted((clone.root / "data" / "failures" / adapter).glob("*.jsonl"))
         earlier = [row for path in files if path.stem < before for row in read_examples(path)]

@@ -179,10 +179,10 @@ def _clean(clone: Clone, params: Params, covers: redact.Covers) -> tuple[dict[st
     """({path that changed: ids of its rows that lost an origin or are gone}, ids of all rows that are left)."""
     touched: dict[str, set[str]] = {}
     live: set[str] = set()
-    for path in (form.format(adapter) for adapter in params.adapters for form in FORMS):
-        if not (clone.root / f"{path}.dvc").exists():
-            continue
-        clone.pull([f"{path}.dvc"])
+    paths = [form.format(adapter) for adapter in params.adapters for form in FORMS]
+    paths = [path for path in paths if (clone.root / f"{path}.dvc").exists()]
+    clone.pull(f"{path}.dvc" for path in paths)
+    for path in paths:
         target = clone.root / path
         for file in sorted(target.rglob("*.jsonl")) if target.is_dir() else [target]:
             kept, lost = sweep.clean_file(file, covers)

@@ -49,9 +49,14 @@ def read(root: Path, adapter: str) -> list[Quarantined]:
 
 def pull(clone: Clone, adapter: str) -> list[Quarantined]:
     """The rows as the remote has them."""
-    if (clone.root / f"{folder_of(adapter)}.dvc").exists():
-        clone.pull([f"{folder_of(adapter)}.dvc"])
+    clone.pull(pointer(clone, adapter))
     return read(clone.root, adapter)
+
+
+def pointer(clone: Clone, adapter: str) -> list[str]:
+    """Its .dvc file, where there is one."""
+    path = f"{folder_of(adapter)}.dvc"
+    return [path] if (clone.root / path).exists() else []
 
 
 def settle(

@@ -146,7 +146,7 @@ class Clone:
 
     root: Path
     branch: str
-    _pulled: set[str] = field(default_factory=set)
+    _pulled: dict[str, str] = field(default_factory=dict)  # path -> its .dvc file as it was then
 
     def git(self, *args: str) -> str:
         return git(self.root, *args)
@@ -159,11 +159,16 @@ class Clone:
             return dvc(self.root, *args, on_line=on_line, env=env)
 
     def pull(self, paths: Iterable[str]) -> None:
-        """Bring tracked data here, from the shared cache or the DVC remote."""
-        wanted = sorted(set(paths))
-        if wanted:
-            self.dvc("pull", "--force", *wanted)
+        """Bring tracked data here, from the shared cache or the DVC remote; what was brought before is here."""
+        wanted = {path: self._pointer(path) for path in sorted(set(paths))}
+        new = [path for path, pointer in wanted.items() if not pointer or pointer != self._pulled.get(path)]
+        if new:
+            self.dvc("pull", "--force", *new)
             self._pulled.update(wanted)
+
+    def _pointer(self, path: str) -> str:
+        file = self.root / path
+        return file.read_text("utf-8") if path.endswith(".dvc") and file.exists() else ""
 
     def dvc_add(self, *paths: str) -> list[str]:
         """Track files or folders; returns what git has to commit for them."""
@@ -214,7 +219,8 @@ class Clone:
         self.git("fetch", "--quiet", "origin", self.branch)
         self.git("reset", "--quiet", "--hard", "FETCH_HEAD")
         # the data of the new commit, not of the one that lost; what it does not track is redo's
-        self.pull(path for path in self._pulled if (self.root / f"{path.removesuffix('.dvc')}.dvc").exists())
+        pulled, self._pulled = self._pulled, {}
+        self.pull(path for path in pulled if (self.root / f"{path.removesuffix('.dvc')}.dvc").exists())
 
     def set_champion(self, adapter: str, *, commit: str, digest: str) -> list[str]:
         """Make out/<adapter>/adapter of that commit the tracked champion; returns what git has to commit.

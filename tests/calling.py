@@ -1,7 +1,8 @@
-"""`retrain <words>` as a shell would see it, without a new process."""
+"""`retrain <words>` as a shell would see it, in this process or in one of its own."""
 
 import contextlib
 import io
+import subprocess
 import sys
 from typing import Any, NamedTuple
 
@@ -27,3 +28,9 @@ def call(*words: object) -> Called:
     finally:
         sys.argv = argv
     return Called(code, out.getvalue(), err.getvalue())
+
+
+def as_a_script(*words: object) -> "subprocess.CompletedProcess[str]":
+    """`retrain <words>` in a process of its own, with no terminal anywhere."""
+    command = [sys.executable, "-m", "retrain.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import calling
 import doors
 import forging
 import pytest
@@ -17,6 +18,7 @@ from filelock import FileLock
 from retrain import base, endpoint
 from retrain import params as params_
 from retrain.process import collect_seldom
+from retrain.records import write_json
 from retrain.workspace import Workspace
 
 WORDS = (
@@ -59,16 +61,28 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Workspace]:
-    """Copies of a workspace whose first version has really learned and serves; all processes of a run share its training."""
+def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ws: a workspace whose first version has really learned and serves; said.json: what the command printed that trained it,
+    with no terminal anywhere. All processes of a run share it."""
     shared = tmp_path_factory.getbasetemp()
     made = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "learned"
     with FileLock(f"{made}.lock"):
-        if not (made / "done").exists():
+        if not (made / "said.json").exists():
             made.mkdir()
-            small.promoted(small.workspace(made, tiny), "2026-03-01T00:00:00Z")
-            (made / "done").touch()
-    return lambda folder: small.moved(made / "ws", folder / "ws")
+            space = small.workspace(made, tiny)
+            trained, promoted = (
+                calling.as_a_script(*words, "-w", space.root)
+                for words in (("repro", "support", "--end", "2026-03-01T00:00:00Z"), ("promote", "support", "--json"))
+            )
+            assert (trained.returncode, promoted.returncode) == (0, 0), trained.stderr + promoted.stderr
+            write_json(made / "said.json", {"out": trained.stdout, "err": trained.stderr, "promoted": promoted.stdout})
+    return made
+
+
+@pytest.fixture(scope="session")
+def learned(taught: Path) -> Callable[[Path], Workspace]:
+    """Copies of the workspace `taught`."""
+    return lambda folder: small.moved(taught / "ws", folder / "ws")
 
 
 @pytest.fixture(scope="session")

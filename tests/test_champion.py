@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small import TELLS, another_version, rows, workspace
+from calling import as_a_script
+from small import TELLS, another_version, rows
 
 from monitoring.windows import of_interval
 from retrain import base, guard, jobs, ledger, release, train
@@ -34,34 +36,20 @@ git diff --exit-code
 
 
 @pytest.fixture(scope="module")
-def space(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return workspace(tmp_path_factory.mktemp("reproduce"), tiny)
-
-
-@pytest.fixture(scope="module")
-def trained(space: Workspace) -> "subprocess.CompletedProcess[str]":
-    """`retrain repro` as a script runs it: no terminal anywhere."""
-    return retrain(space, "repro", "support", "--end", "2026-03-02T00:00:00Z")
-
-
-@pytest.fixture(scope="module")
-def promoted(space: Workspace, trained: "subprocess.CompletedProcess[str]") -> Workspace:
-    assert trained.returncode == 0, trained.stderr
-    done = retrain(space, "promote", "support", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["tag"] == "support-v1"
-    return space
+def promoted(learned: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return learned(tmp_path_factory.mktemp("champion"))
 
 
 def retrain(space: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "retrain.cli", *words, "-w", str(space.root)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return as_a_script(*words, "-w", space.root)
 
 
-def test_without_a_terminal_a_training_is_told_in_plain_lines(trained: "subprocess.CompletedProcess[str]") -> None:
-    said = trained.stdout + trained.stderr
+def test_without_a_terminal_a_training_is_told_in_plain_lines(taught: Path) -> None:
+    told = read_json(taught / "said.json")
+    said = told["out"] + told["err"]
     assert "trained support: " in said
-    assert trained.stdout.splitlines()[-1].startswith("passed: Passed: ")
+    assert told["out"].splitlines()[-1].startswith("passed: Passed: ")
+    assert json.loads(told["promoted"])["tag"] == "support-v1"
     assert [line for line in said.splitlines() if "\r" in line or "\x1b" in line or re.search(r"\d+%\|", line)] == []
 
 
@@ -69,8 +57,8 @@ def test_what_is_done_already_is_nothing_to_do(promoted: Workspace) -> None:
     again = retrain(promoted, "promote", "support", "--json")
     assert (again.returncode, json.loads(again.stdout)["kind"]) == (4, "promotion")
     assert again.stderr.startswith("support-v1 is champion already, promoted ")
-    attempt = retrain(promoted, "repro", "support", "--end", "2026-03-02T00:00:00Z")
-    assert (attempt.returncode, attempt.stderr) == (4, "the attempt at 2026-03-02T00-00-00Z is in the ledger already\n")
+    attempt = retrain(promoted, "repro", "support", "--end", "2026-03-01T00:00:00Z")
+    assert (attempt.returncode, attempt.stderr) == (4, "the attempt at 2026-03-01T00-00-00Z is in the ledger already\n")
     back = retrain(promoted, "rollback", "support")
     assert (back.returncode, back.stdout) == (4, "")
     assert "there is no earlier version" in back.stderr
