@@ -299,6 +299,9 @@ def main() -> None:
     if asked.rows < 1:
         parser.error(f"--rows is {asked.rows}, must be at least 1")
     if asked.arm:
+        from retrain.process import collect_seldom
+
+        collect_seldom()  # as `retrain collect` and the stage do
         print(json.dumps(ARMS[asked.arm](asked.folder, asked.rows)))
         return
     found = run(asked.rows)

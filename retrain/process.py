@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import re
@@ -13,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache as once
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -38,7 +38,7 @@ def cache(name: str) -> Path:
     return Path(os.environ.get("RETRAIN_CACHE") or ".retrain") / name
 
 
-@once
+@functools.cache
 def collect_seldom() -> None:
     """Have Python look for garbage in cycles less often, and not at its end.
 
