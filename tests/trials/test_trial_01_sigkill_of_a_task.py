@@ -75,6 +75,7 @@ def test_a_killed_rollback_run_again_does_not_undo_itself(attempted: tuple[Works
     assert sum(isinstance(entry, ledger.Rollback) for entry in jobs.entries(space, "support")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "end"), [("before", "2026-03-03T00:00:00Z"), ("after", "2026-03-04T00:00:00Z")])
 def test_a_killed_collection_has_each_row_once(space: Workspace, when: str, end: str) -> None:
     time = end.replace("T00", "T10").replace(end[8:10], f"{int(end[8:10]) - 1:02d}")

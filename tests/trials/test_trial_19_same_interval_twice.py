@@ -14,6 +14,7 @@ from retrain.records import parse_time, write_jsonl
 from retrain.registry import Registry
 from retrain.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # half a minute
 DAYS = [f"2026-03-0{day}T00:00:00Z" for day in range(1, 5)]
 
 
