@@ -3,7 +3,9 @@
 import contextlib
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -98,7 +100,7 @@ def page(width: int = 1280, height: int = 1000) -> Iterator[Page]:
         size = f"--window-size={width},{height}"
         process = subprocess.Popen(
             [chromium, *FLAGS, size, f"--user-data-dir={folder}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
         address = _told(lambda: port.read_text().split()[0])
@@ -123,5 +125,8 @@ def _told(read: Callable[[], str], seconds: float = 30) -> str:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Its children too, which go on writing into its folder for a moment where the machine is busy."""
     process.terminate()
     process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
