@@ -42,8 +42,8 @@ def cache(name: str) -> Path:
 def collect_seldom() -> None:
     """Have Python look for garbage in cycles less often, and not at its end.
 
-    torch, MLflow, Airflow and their kin are a million objects that stay: looking at them again and again is half of the time
-    in which they load and a command ends.
+    torch, MLflow, Airflow and their kin are a million objects that stay: looking at them again and again is a third of the
+    time in which they load and a command ends.
     """
     gc.set_threshold(50_000, 20, 10)
     atexit.register(gc.freeze)

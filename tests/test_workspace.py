@@ -104,6 +104,21 @@ def test_a_collection_reaches_the_remote_once_and_the_checkout_is_told(workspace
     assert list((workspace.local / "clones").iterdir()) == []
 
 
+def test_a_clone_brings_data_once_and_again_where_its_pointer_has_changed(workspace, monkeypatch):
+    with workspace.clone("pulls") as clone:
+        run, asked = clone.dvc, []
+        monkeypatch.setattr(clone, "dvc", lambda *words: asked.append(words[0]) or run(*words))
+        golden = clone.root / "data" / "suites" / "support" / "golden.jsonl"
+        for _ in range(2):
+            clone.pull(["data/suites/support.dvc"])
+        assert (asked, golden.read_text()) == (["pull"], '{"a": 1}\n')
+        golden.write_text('{"a": 2}\n')
+        clone.dvc_add("data/suites/support")
+        golden.unlink()
+        clone.pull(["data/suites/support.dvc"])
+        assert (asked, golden.read_text()) == (["pull", "add", "pull"], '{"a": 2}\n')
+
+
 def test_a_refused_push_is_redone_on_what_the_other_pushed(workspace):
     with workspace.clone("collect-support") as late:
         late.pull(["data/failures/support"])
